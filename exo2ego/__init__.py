@@ -1,0 +1,1 @@
+"""Nouns of the paper Exo2EgoSyn: geometry, model, training, evaluation."""

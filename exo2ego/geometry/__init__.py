@@ -1,0 +1,1 @@
+"""Cameras, lenses and rays: pure maths that knows nothing of the rest."""

@@ -1,0 +1,1 @@
+"""The training of section 3.5: one loop, stages as data."""

@@ -1,0 +1,1 @@
+"""Bytes: what lies on disk and what it is called."""
