@@ -1,0 +1,221 @@
+"""The video generator: Wan with exo tokens and, in stage 2, poses; what trains; sampling."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from exo2ego.model.condition import with_mask
+from exo2ego.model.flow import make_scheduler, timestep_of
+from exo2ego.model.multiexocon import ExoTokens
+from exo2ego.model.poseinj import PoseInj, PoseInjSettings
+from exo2ego.model.wan import LoraSettings, add_self_attention_lora
+from stores.errors import UserFault
+
+GeneratorStage = Literal["multiexocon", "poseinj"]
+"""The two stages of fine-tuning (paper 3.4); the second continues from the first's weights."""
+
+
+_LORA = (".lora_A.", ".lora_B.")
+TRAINED: dict[GeneratorStage, tuple[str, ...]] = {
+    "multiexocon": (*_LORA, ".attn2.", "exo_tokens."),
+    "poseinj": (
+        *_LORA,
+        "wan.patch_embedding.rays.",
+        "wan.patch_embedding.tokens.",
+        "wan.patch_embedding.project.",
+    ),
+}
+"""Parameters that train in each stage, by a part of their name.
+
+Choice: "all cross-attention parameters" (8.2.2) are attn2's own, without the norm before it; and
+stage 2 goes on with stage 1's LoRA, as both are "210M" and it starts from stage 1's weights.
+"""
+
+
+class StateMismatch(UserFault, ValueError):
+    """Trained weights that are of another stage, or of a generator of another size."""
+
+
+class GeneratorSettings(BaseModel):
+    """What is added to Wan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lora: LoraSettings = Field(
+        default=LoraSettings(), description="LoRA on self-attention (Table 10)"
+    )
+    pose: PoseInjSettings = Field(
+        default=PoseInjSettings(),
+        description="form of PoseInj (3.4.2); used in stage poseinj alone",
+    )
+
+
+class Generator(nn.Module):
+    """Velocity of a noisy ego video, given its first frame, the exo videos and the poses."""
+
+    def __init__(self, wan: WanTransformer3DModel, exo_tokens: ExoTokens):
+        super().__init__()
+        self.wan = wan
+        self.exo_tokens = exo_tokens
+
+    @property
+    def pose_inj(self) -> PoseInj | None:
+        """PoseInj, which lives in Wan as its patch embedding; None in stage multiexocon."""
+        embedding = self.wan.patch_embedding
+        return embedding if isinstance(embedding, PoseInj) else None
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of Wan's input and of the exo tokens, whose dtype Wan gives to its time embedding."""
+        return self.wan.condition_embedder.time_proj.weight.dtype
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "b c t h w"],
+        sigma: Float[Tensor, "b"],
+        condition: Float[Tensor, "b c t h w"],
+        exo_latents: Float[Tensor, "b v c t h w"],
+        ego_rays: Float[Tensor, "b T 6 H W"] | None = None,
+        keep_exo: Bool[Tensor, "b"] | None = None,
+    ) -> Float[Tensor, "b c t h w"]:
+        """Predicted velocity (noise - latents) in float32.
+
+        `condition` is without mask. `keep_exo` False takes a sample's exo videos away. Rays are
+        given if and only if there is a PoseInj.
+        """
+        tokens = self.exo_tokens(exo_latents, keep_exo)
+        known = self.known_channels(condition, ego_rays)
+        return self.velocity(noisy, timestep_of(sigma), known, tokens)
+
+    def known_channels(
+        self, condition: Float[Tensor, "b c t h w"], ego_rays: Float[Tensor, "b T 6 H W"] | None
+    ) -> Float[Tensor, "b k t h w"]:
+        """All input channels after the noisy ones: mask, condition, and features of the rays."""
+        if (self.pose_inj is None) != (ego_rays is None):
+            raise ValueError(
+                f"ego_rays are {'missing' if ego_rays is None else 'given'}, but this generator "
+                f"has {'no' if self.pose_inj is None else 'a'} PoseInj"
+            )
+        channels = [with_mask(condition)]
+        if self.pose_inj is not None and ego_rays is not None:
+            channels.append(self.pose_inj.encode(ego_rays))
+        return torch.cat(channels, dim=1)
+
+    def velocity(
+        self,
+        noisy: Float[Tensor, "b c t h w"],
+        timestep: Float[Tensor, "b"],
+        known: Float[Tensor, "b k t h w"],
+        tokens: Float[Tensor, "b n d"],
+    ) -> Float[Tensor, "b c t h w"]:
+        """Wan's output in float32."""
+        (velocity,) = self.wan(
+            torch.cat([noisy, known], dim=1).to(self.compute_dtype),
+            timestep,
+            tokens.to(self.compute_dtype),
+            return_dict=False,
+        )
+        return velocity.float()
+
+
+def build_generator(
+    wan: WanTransformer3DModel,
+    settings: GeneratorSettings,
+    stage: GeneratorStage,
+    generator: torch.Generator,
+) -> Generator:
+    """The generator of a stage around a loaded Wan, of which exactly what that stage trains trains.
+
+    At the start it gives what Wan gives for these tokens, bit for bit in float32. Wan is changed
+    in place. New weights are drawn from `generator`, LoRA first, so both stages share its start.
+    """
+    add_self_attention_lora(wan, settings.lora, generator)
+    embedding = wan.patch_embedding
+    exo_tokens = ExoTokens(embedding)
+    if stage == "poseinj":
+        wan.register_module("patch_embedding", PoseInj(embedding, settings.pose, generator))
+    built = Generator(wan, exo_tokens).requires_grad_(False)
+    # After add_adapter, which freezes all that is not LoRA.
+    for parameter in trainable_parameters(built, stage).values():
+        parameter.requires_grad_(True)
+    return built
+
+
+def trainable_parameters(generator: Generator, stage: GeneratorStage) -> dict[str, nn.Parameter]:
+    """The parameters that a stage trains, by name, in the model's order."""
+    return {
+        name: parameter
+        for name, parameter in generator.named_parameters()
+        if any(part in name for part in TRAINED[stage])
+    }
+
+
+def trainable_state(generator: Generator, stage: GeneratorStage) -> dict[str, Tensor]:
+    """What a stage trains, by stable names, to be saved: views of the weights, not copies."""
+    return {
+        name: parameter.detach()
+        for name, parameter in trainable_parameters(generator, stage).items()
+    }
+
+
+@torch.no_grad()
+def load_trainable_state(
+    generator: Generator, state: Mapping[str, Tensor], stage: GeneratorStage
+) -> None:
+    """Sets what a stage trained; names and shapes must be exactly that stage's.
+
+    A generator of stage poseinj takes the state of multiexocon first, and then its own.
+    Raises StateMismatch and changes nothing otherwise.
+    """
+    wanted = trainable_parameters(generator, stage)
+    shapes = {name: tuple(parameter.shape) for name, parameter in wanted.items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if shapes != given:
+        wrong = sorted(dict(shapes.items() ^ given.items()))
+        raise StateMismatch(
+            f"These weights are not what stage {stage} of this generator trains.",
+            where=f"{len(wrong)} tensors, first {wrong[0]}",
+            expected=shapes.get(wrong[0], "no such tensor"),
+            got=given.get(wrong[0], "no such tensor"),
+            fix="Use the Wan, LoRA rank and pose widths that the weights were trained with.",
+        )
+    for name, parameter in wanted.items():
+        parameter.copy_(state[name])
+
+
+@torch.no_grad()
+def sample(
+    generator: Generator,
+    condition: Float[Tensor, "b c t h w"],
+    exo_latents: Float[Tensor, "b v c t h w"],
+    ego_rays: Float[Tensor, "b T 6 H W"] | None,
+    noise: Float[Tensor, "b c t h w"],
+    *,
+    steps: int,
+    shift: float,
+    guidance: float,
+) -> Float[Tensor, "b c t h w"]:
+    """Latents of the ego video that `noise` becomes in `steps` solver steps, float32.
+
+    Noise is the caller's, one per clip, so that a clip's video does not depend on its batch.
+    Guidance is v_null + guidance (v - v_null); 1 is without, and half the work.
+    """
+    scheduler = make_scheduler(steps, shift, noise.device)
+    known = generator.known_channels(condition, ego_rays)
+    tokens = generator.exo_tokens(exo_latents)
+    # Zero tokens are all alike, so attention over one gives what attention over n gives.
+    null = torch.zeros_like(tokens[:, :1])
+    latents = noise.float()
+    for timestep in scheduler.timesteps:
+        clock = timestep.float().expand(len(latents))
+        velocity = generator.velocity(latents, clock, known, tokens)
+        if guidance != 1:
+            unguided = generator.velocity(latents, clock, known, null)
+            velocity = unguided + guidance * (velocity - unguided)
+        (latents,) = scheduler.step(velocity, timestep, latents, return_dict=False)
+    return latents

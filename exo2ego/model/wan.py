@@ -1,0 +1,153 @@
+"""Wan2.2-I2V-A14B's low-noise transformer: loading it, and the LoRA on its self-attention."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from exo2ego.model.pretrained import TINY, Component, WeightsFault, locate
+from exo2ego.model.seeding import initial_weights_from
+from stores.schema import LATENT_CHANNELS, PATCH, VAE_FRAME_STRIDE
+
+IN_CHANNELS = LATENT_CHANNELS + VAE_FRAME_STRIDE + LATENT_CHANNELS
+"""Noisy latent, mask (one channel per source frame of a latent frame), condition latent."""
+HIGH_NOISE, LOW_NOISE = "transformer", "transformer_2"
+"""Folders of the two experts in diffusers' layout."""
+ADAPTER = "default"
+"""Name of our LoRA among peft's adapters: part of every checkpoint's names."""
+TRAINABLE_DTYPE = torch.float32
+"""Of every weight that we add: small learning rates are lost in bfloat16."""
+
+
+class LoraSettings(BaseModel):
+    """Size of the LoRA on the q, k, v and output projections of every self-attention."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(default=128, gt=0, description="rank of each update (paper Table 10)")
+    alpha: int = Field(
+        default=128, gt=0, description="updates are scaled by alpha / rank (Table 10)"
+    )
+
+
+def load_wan(
+    spec: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> WanTransformer3DModel:
+    """The frozen low-noise expert of a diffusers folder, a hub id, or "tiny"; without text.
+
+    Its text projection is replaced by the identity: what it attends to are exo tokens, already
+    of the model's width (paper 3.4.1). Norms, the time embedder and the modulation tables stay
+    in float32 whatever `dtype` is. Raises WeightsFault for any other Wan.
+    """
+    wan = _tiny_wan(dtype) if spec == TINY else _published_wan(spec, dtype)
+    wan.condition_embedder.register_module("text_embedder", nn.Identity())
+    nn.Module.to(wan, device)
+    return wan.requires_grad_(False).eval()
+
+
+def wan_width(wan: WanTransformer3DModel) -> int:
+    """Width of a token."""
+    return wan.config["num_attention_heads"] * wan.config["attention_head_dim"]
+
+
+def _published_wan(spec: str, dtype: torch.dtype) -> WanTransformer3DModel:
+    """The low-noise expert of Wan2.2-I2V-A14B, on the CPU."""
+    _refuse_high_noise(Path(spec).expanduser())
+    found = locate(spec, LOW_NOISE, WanTransformer3DModel.__name__)
+    _refuse_other_wan(found)
+    return WanTransformer3DModel.from_pretrained(
+        found.source, subfolder=found.subfolder, torch_dtype=dtype
+    )
+
+
+def _refuse_high_noise(folder: Path) -> None:
+    """Raises WeightsFault if a folder is one of two experts, and the wrong one."""
+    if folder.name == HIGH_NOISE and (folder.parent / LOW_NOISE).is_dir():
+        raise WeightsFault(
+            "This is the high-noise expert.",
+            where=folder,
+            expected=f"the low-noise expert, which lies in {LOW_NOISE} (paper 8.1.3)",
+            got=f"{HIGH_NOISE}, beside a folder {LOW_NOISE}",
+            fix=f"Give {folder.parent} or {folder.parent / LOW_NOISE}.",
+        )
+
+
+def _refuse_other_wan(found: Component) -> None:
+    """Raises WeightsFault unless a configuration is that of an expert of Wan2.2-I2V-A14B."""
+    if (got := _other_wan(found.config)) is None:
+        return
+    raise WeightsFault(
+        "This transformer is not of Wan2.2-I2V-A14B.",
+        where=found.place,
+        expected=f"{IN_CHANNELS} input and {LATENT_CHANNELS} output channels, no image encoder",
+        got=got,
+        fix="Give the diffusers folder or hub id of Wan2.2-I2V-A14B.",
+    )
+
+
+def _other_wan(config: dict[str, Any]) -> str | None:
+    """What another Wan's configuration is, in words; None for Wan2.2-I2V-A14B's."""
+    channels = (config.get("in_channels"), config.get("out_channels"))
+    if config.get("image_dim") is not None or config.get("added_kv_proj_dim") is not None:
+        return "an image encoder's projection: Wan2.1-I2V"
+    if channels == (IN_CHANNELS, LATENT_CHANNELS):
+        return None
+    known = {"48 and 48": "TI2V-5B", f"{LATENT_CHANNELS} and {LATENT_CHANNELS}": "text to video"}
+    got = f"{channels[0]} and {channels[1]}"
+    return f"{got} channels: {known.get(got, 'an unknown model')}"
+
+
+def _tiny_wan(dtype: torch.dtype) -> WanTransformer3DModel:
+    """A small transformer of the real class with the same random weights every time."""
+    with initial_weights_from(torch.Generator().manual_seed(0)):
+        wan = WanTransformer3DModel(
+            patch_size=(1, PATCH, PATCH),
+            num_attention_heads=4,
+            attention_head_dim=12,
+            in_channels=IN_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            text_dim=32,
+            freq_dim=20,
+            ffn_dim=64,
+            num_layers=2,
+        )
+    kept = set(wan._keep_in_fp32_modules or ())
+    for name, parameter in wan.named_parameters():
+        if kept.isdisjoint(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+    return wan
+
+
+def add_self_attention_lora(
+    wan: WanTransformer3DModel, settings: LoraSettings, generator: torch.Generator
+) -> None:
+    """Adds a LoRA in float32 to every self-attention; the output does not change (B = 0).
+
+    A is drawn from `generator` on the CPU, so it is the same on every device. peft freezes all
+    other parameters on the way: say what trains afterwards.
+    """
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)",
+    )
+    with torch.random.fork_rng(devices=[wan.device] if wan.device.type == "cuda" else []):
+        wan.add_adapter(config, adapter_name=ADAPTER)
+    for layer in wan.modules():
+        if isinstance(layer, LoraLayer):
+            _initialise(layer, generator)
+
+
+def _initialise(layer: nn.Module, generator: torch.Generator) -> None:
+    """Sets a layer's A to uniform ±1/sqrt(fan in), as peft does, and its B to zero."""
+    down = layer.get_parameter(f"lora_A.{ADAPTER}.weight")
+    up = layer.get_parameter(f"lora_B.{ADAPTER}.weight")
+    bound = down.shape[1] ** -0.5
+    drawn = torch.empty(down.shape, device=generator.device, dtype=TRAINABLE_DTYPE)
+    down.data = drawn.uniform_(-bound, bound, generator=generator).to(down.device)
+    up.data = torch.zeros_like(up, dtype=TRAINABLE_DTYPE)
