@@ -7,7 +7,8 @@ class UserFault(Exception):
     def __init__(self, what: str, *, where: object, expected: object, got: object, fix: str):
         self.what, self.where, self.expected, self.got, self.fix = what, where, expected, got, fix
         super().__init__(
-            f"{what}\n  where:    {where}\n  expected: {expected}\n  got:      {got}\n  fix:      {fix}"
+            f"{what}\n  where:    {where}\n  expected: {expected}\n  got:      {got}\n"
+            f"  fix:      {fix}"
         )
 
 

@@ -104,6 +104,8 @@ class ArraySpec:
     """True if each step of the outermost axis is a chunk of its own, readable without the rest."""
     compressed: bool
     """True if chunks go through the blosc codec; latents do not shrink (docs/decisions.md)."""
+    every_clip: bool = True
+    """False if a store keeps the array for some splits only."""
 
     def row_shape(self, clip: ClipShape) -> tuple[int, ...]:
         """Shape of one clip's row."""
@@ -158,6 +160,7 @@ ARRAYS: dict[str, ArraySpec] = {
             "the true ego video, for the splits that are evaluated",
             frames_apart=False,
             compressed=True,
+            every_clip=False,
         ),
         ArraySpec(
             "exo_frames",
@@ -166,6 +169,28 @@ ARRAYS: dict[str, ArraySpec] = {
             "the exo videos as the model saw them, for the splits that are evaluated",
             frames_apart=False,
             compressed=True,
+            every_clip=False,
         ),
     )
 }
+DERIVED: dict[str, dict[str, ArraySpec]] = {
+    "first_frames": {
+        "first_latent": ArraySpec(
+            "first_latent",
+            "c h w",
+            "float16",
+            "normalised latent of the first ego frame, as a model predicts it",
+            frames_apart=False,
+            compressed=False,
+        ),
+        "condition": ArraySpec(
+            "condition",
+            "t c h w",
+            "float16",
+            "latents of the video that starts with the predicted frame, as the generator sees it",
+            frames_apart=True,
+            compressed=False,
+        ),
+    },
+}
+"""Groups of arrays that a model makes out of a store, by name."""

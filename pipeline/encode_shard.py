@@ -1,0 +1,210 @@
+"""One task of `encode-latents`: the clips of one shard, from five videos to rows on the disk."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from distributed import get_worker
+from einops import rearrange
+from jaxtyping import Float16, UInt8
+from torch import Tensor
+
+from exo2ego.geometry.camera import CameraError
+from exo2ego.geometry.lenses import Lens, make_lens, virtual_pinhole
+from exo2ego.geometry.plucker import align_rays, ego_rays
+from exo2ego.model.vae import LatentCodec, load_codec, video_from_frames
+from pipeline.video import Resampler, VideoFault, iterate_frames
+from stores.errors import StoreFault, UserFault
+from stores.index import CameraRow, ClipRecipe, ClipRow
+from stores.version import StoreRecipe
+from stores.zarr_store import write_shard
+
+ClipFrames = list[UInt8[Tensor, "T H W 3"]]
+"""The frames of one view, clip by clip."""
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """Clips of one take that make up one shard, and the arrays to keep of them."""
+
+    number: int
+    clips: tuple[ClipRow, ...]
+    arrays: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """What all tasks of a run share: from where, by what recipe and VAE, into which store."""
+
+    root: Path
+    store: Path
+    recipe: StoreRecipe
+    vae_spec: str
+    device: str
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """What a worker must know."""
+
+    job: EncodeJob
+    shard: PlannedShard
+
+
+@dataclass(frozen=True)
+class ShardOutcome:
+    """What a task tells: numbers and words only; the arrays stay on the disk."""
+
+    shard: int
+    seconds: float
+    failure: str | None
+    """Why there is no shard: a video or a camera that cannot be used."""
+
+
+def encode_shard(task: ShardTask) -> ShardOutcome:
+    """Decodes, encodes and writes one whole shard of every array of the task.
+
+    One thread of torch per task, and one clip of one view at a time, so that the bits of a clip
+    depend on neither the number of workers nor its neighbours.
+    """
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    try:
+        codec = _codec_of_this_thread(task)
+        write_shard(task.job.store, task.shard.number, task.shard.clips, _rows(task, codec))
+    except (UserFault, CameraError) as fault:
+        return ShardOutcome(task.shard.number, time.perf_counter() - started, str(fault))
+    return ShardOutcome(task.shard.number, time.perf_counter() - started, None)
+
+
+def ego_lens(recipe: ClipRecipe, ego: CameraRow) -> Lens:
+    """The lens that the stored ego frames are seen through, for frames of the recipe's size."""
+    if recipe.ego_lens == "pinhole":
+        return virtual_pinhole(recipe.hw, recipe.ego_focal_per_side)
+    return _video_lens(ego).resized(recipe.hw)
+
+
+def _rows(task: ShardTask, codec: LatentCodec) -> dict[str, Iterator[np.ndarray]]:
+    """Rows of every array of the task, clip by clip, made as they are written."""
+    recipe, clips = task.job.recipe.clips, task.shard.clips
+    ego = _decode_view(task, [clip.ego for clip in clips], is_ego=True)
+    exos, exo_latents = [], []
+    for view in range(recipe.views):
+        frames = _decode_view(task, [clip.exos[view] for clip in clips], is_ego=False)
+        exo_latents.append([_encode(codec, clip) for clip in frames])
+        # else a view's frames may go as soon as it is encoded
+        if "exo_frames" in task.shard.arrays:
+            exos.append(frames)
+    rows = {
+        "exo_latents": (np.stack(views, axis=1) for views in zip(*exo_latents, strict=True)),
+        "ego_latents": (_encode(codec, clip) for clip in ego),
+        "align_rays": (_align_rays(recipe, clip) for clip in clips),
+        "ego_rays": (_ego_rays(recipe, clip) for clip in clips),
+        "ego_frames": (clip.numpy() for clip in ego),
+        "exo_frames": (torch.stack(views).numpy() for views in zip(*exos, strict=True)),
+    }
+    return {name: rows[name] for name in task.shard.arrays}
+
+
+def _decode_view(task: ShardTask, cameras: list[CameraRow], *, is_ego: bool) -> ClipFrames:
+    """Each clip's frames in this view, at the recipe's size; each video is decoded once."""
+    found: list[UInt8[Tensor, "T H W 3"] | None] = [None] * len(cameras)
+    for source in dict.fromkeys(map(_source, cameras)):
+        members = [k for k, camera in enumerate(cameras) if _source(camera) == source]
+        wanted = sorted({frame for k in members for frame in task.shard.clips[k].frames})
+        camera = cameras[members[0]]
+        resampler = _resampler(task.job.recipe.clips, camera, is_ego=is_ego)
+        small = _decode(task.job.root / camera.video, wanted, resampler)
+        for k in members:
+            found[k] = torch.stack([small[frame] for frame in task.shard.clips[k].frames])
+    return [frames for frames in found if frames is not None]
+
+
+def _source(camera: CameraRow) -> tuple[Any, ...]:
+    """What must be equal for one pass over one video to serve two clips."""
+    return camera.video, camera.lens, camera.params, camera.hw, camera.quarter_turns_cw
+
+
+def _decode(
+    path: Path, wanted: list[int], resampler: Resampler
+) -> dict[int, UInt8[Tensor, "H W 3"]]:
+    """The wanted frames by their index, resampled one by one."""
+    small = {}
+    for index, frame in iterate_frames(path, wanted):
+        if frame.shape[:2] != resampler.source_hw:
+            raise VideoFault(
+                "The video's frames are not of the size that its camera was calibrated for.",
+                where=path,
+                expected=resampler.source_hw,
+                got=frame.shape[:2],
+                fix="Take video and calibration of one release, then ingest again.",
+            )
+        small[index] = resampler(torch.from_numpy(frame)[None])[0]
+    return small
+
+
+def _resampler(recipe: ClipRecipe, camera: CameraRow, *, is_ego: bool) -> Resampler:
+    source = _video_lens(camera)
+    if is_ego and recipe.ego_lens == "pinhole":
+        return Resampler(source, virtual_pinhole(recipe.hw, recipe.ego_focal_per_side))
+    return Resampler(source.hw, recipe.hw)
+
+
+def _video_lens(camera: CameraRow) -> Lens:
+    return make_lens(camera.lens, camera.params, camera.hw, camera.quarter_turns_cw)
+
+
+def _encode(codec: LatentCodec, frames: UInt8[Tensor, "T H W 3"]) -> Float16[np.ndarray, "t c h w"]:
+    latents = codec.encode(video_from_frames(frames[None]))
+    return rearrange(latents, "1 c t h w -> t c h w").to(torch.float16).cpu().numpy()
+
+
+def _ego_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "T 6 H W"]:
+    world_from_ego, world_from_ref = _poses(clip.ego), _poses(clip.exos[0])[0]
+    lens = ego_lens(recipe, clip.ego)
+    return _half(ego_rays(lens, world_from_ego, world_from_ref, recipe.hw))
+
+
+def _align_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "v 6 h w"]:
+    world_from_exo = torch.stack([_poses(exo)[0] for exo in clip.exos])
+    latent_hw = recipe.shape.latent().hw
+    lens = ego_lens(recipe, clip.ego)
+    return _half(align_rays(lens, _poses(clip.ego)[0], world_from_exo, latent_hw))
+
+
+def _poses(camera: CameraRow) -> Tensor:
+    return torch.from_numpy(np.array(camera.world_from_cam))
+
+
+def _half(rays: Tensor) -> np.ndarray:
+    return rays.to(torch.float16).numpy()
+
+
+def _codec_of_this_thread(task: ShardTask) -> LatentCodec:
+    """This thread's own codec: the VAE keeps its caches on itself, two threads would mix them."""
+    kept: dict[str, Any] = vars(get_worker())
+    codecs = kept.setdefault("exo2ego_codecs", {})
+    key = (threading.get_ident(), task.job.vae_spec, task.job.device)
+    # loading goes through torch's one global generator and diffusers' global switches
+    with kept.setdefault("exo2ego_loading", threading.Lock()):
+        if key not in codecs:
+            codecs[key] = _checked(load_codec(task.job.vae_spec, device=task.job.device), task)
+    return codecs[key]
+
+
+def _checked(codec: LatentCodec, task: ShardTask) -> LatentCodec:
+    expected, got = task.job.recipe.vae.model_dump(), codec.recipe()
+    if got != expected:
+        raise StoreFault(
+            "This worker loads another VAE than the one that the store is made with.",
+            where=task.job.vae_spec,
+            expected=expected,
+            got=got,
+            fix="Give all workers the same weights.",
+        )
+    return codec

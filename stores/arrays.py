@@ -1,0 +1,232 @@
+"""One Zarr v3 group of arrays, cut into shards along the clips: metadata, writing, reading."""
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import blake3
+import numpy as np
+import orjson
+import zarr
+from zarr.abc.buffer import Buffer
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+from zarr.storage import MemoryStore
+
+from stores.atomic import write_whole
+from stores.errors import StoreFault
+from stores.schema import ArraySpec, ClipShape
+from stores.shard import BLOSC, ShardDamage, ShardFile, ShardLayout, write_shard_file
+
+_OPEN_SHARDS = 128  # an array; a process may usually have 1024 files open
+_THREADED_BYTES = 2**20  # smaller reads are quicker than handing them to threads
+
+
+class RowDamage(OSError):
+    """Rows that cannot be read: which shard of the array, which row if it is one, and why."""
+
+    def __init__(self, shard: int, row: int | None, reason: str):
+        self.shard, self.row, self.reason = shard, row, reason
+        super().__init__(reason)
+
+
+def shard_layout(spec: ArraySpec, clip: ClipShape, clips_per_shard: int) -> ShardLayout:
+    """How the array's shards are cut for clips of this shape."""
+    row_shape = spec.row_shape(clip)
+    pieces = row_shape[0] if spec.frames_apart else 1
+    return ShardLayout(clips_per_shard, row_shape, spec.dtype, pieces, spec.compressed)
+
+
+def shard_path(group: Path, spec: ArraySpec, shard: int) -> Path:
+    """Where Zarr v3 keeps the shard: c/<shard>/0/0/..., a zero for every axis of a row."""
+    return group.joinpath(spec.name, "c", str(shard), *["0"] * len(spec.axes.split()))
+
+
+def create_group(
+    group: Path, specs: Iterable[ArraySpec], clip: ClipShape, clips_per_shard: int
+) -> None:
+    """Writes the metadata of a group of arrays without rows; what exists already is kept."""
+    for spec in specs:
+        path = group / spec.name / "zarr.json"
+        if not path.exists():
+            write_whole(path, _array_metadata(spec, clip, clips_per_shard))
+    if not (group / "zarr.json").exists():
+        about = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+        write_whole(group / "zarr.json", orjson.dumps(about, option=orjson.OPT_INDENT_2))
+
+
+def grow_group(group: Path, names: Iterable[str], rows: int) -> None:
+    """Lengthens the arrays to `rows` clips, each in one step; never shortens them."""
+    for name in names:
+        path = group / name / "zarr.json"
+        about = orjson.loads(path.read_bytes())
+        if about["shape"][0] < rows:
+            about["shape"][0] = rows
+            write_whole(path, orjson.dumps(about, option=orjson.OPT_INDENT_2))
+
+
+def group_rows(group: Path, names: Iterable[str]) -> int:
+    """Length of the longest array of the group, in clips."""
+    texts = [(group / name / "zarr.json").read_bytes() for name in names]
+    return max(orjson.loads(text)["shape"][0] for text in texts)
+
+
+def write_array_shard(
+    group: Path,
+    spec: ArraySpec,
+    clip: ClipShape,
+    clips_per_shard: int,
+    shard: int,
+    rows: Iterable[np.ndarray],
+) -> list[str]:
+    """Writes the rows as the shard's first ones, whole or not at all; returns their digests.
+
+    Raises StoreFault for a row of another shape or type, or one that holds NaN or infinity.
+    """
+    layout, digests = shard_layout(spec, clip, clips_per_shard), []
+
+    def checked() -> Iterator[tuple[int, np.ndarray]]:
+        for position, row in enumerate(rows):
+            _check_row(group, spec, layout, row)
+            digests.append(row_digest(layout, row))
+            yield position, row
+
+    write_shard_file(shard_path(group, spec, shard), layout, checked())
+    return digests
+
+
+def row_digest(layout: ShardLayout, row: np.ndarray) -> str:
+    """blake3 of the row's canonical bytes: little endian, C order, unpacked."""
+    return blake3.blake3(layout.row_view(row).data).hexdigest()
+
+
+class ArrayReader:
+    """Reads rows of one array, many at a time, into one buffer."""
+
+    def __init__(
+        self,
+        group: Path,
+        spec: ArraySpec,
+        layout: ShardLayout,
+        *,
+        threads: int = 1,
+        check: bool = True,
+    ):
+        self.spec, self.layout = spec, layout
+        self._group, self._check, self._threads = group, check, threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, rows: Sequence[int], *, first_frame: bool = False) -> np.ndarray:
+        """The rows, stacked; with `first_frame` only step 0 of their outermost axis.
+
+        Raises RowDamage if a shard is missing, cut short or altered.
+        """
+        layout = self.layout
+        pieces = 1 if first_frame else layout.pieces
+        shape = layout.row_shape[1:] if first_frame else layout.row_shape
+        out = np.empty((len(rows), *shape), dtype=np.dtype(layout.dtype).newbyteorder("<"))
+        flat = out.reshape(len(rows), math.prod(shape)).view(np.uint8)
+        if self._threads == 1 or len(rows) == 1 or out.nbytes < _THREADED_BYTES:
+            self._read_rows(rows, flat, pieces)
+            return out
+        cuts = np.linspace(0, len(rows), min(self._threads, len(rows)) + 1).astype(int).tolist()
+        jobs = [
+            self._threads_pool().submit(self._read_rows, rows[a:b], flat[a:b], pieces)
+            for a, b in pairwise(cuts)
+        ]
+        for job in jobs:
+            job.result()
+        return out
+
+    def shard_of(self, row: int) -> int:
+        """Number of the shard that holds the row."""
+        return row // self.layout.rows
+
+    def _read_rows(self, rows: Sequence[int], flat: np.ndarray, pieces: int) -> None:
+        for row, target in zip(rows, flat, strict=True):
+            shard, position = divmod(row, self.layout.rows)
+            try:
+                self._shard(shard).read_row(position, target, pieces=pieces)
+            except ShardDamage as damage:
+                damaged = None if damage.position is None else row
+                raise RowDamage(shard, damaged, damage.reason) from damage
+
+    def _shard(self, shard: int) -> ShardFile:
+        with self._lock:
+            if shard in self._open:
+                self._open.move_to_end(shard)
+                return self._open[shard]
+        # outside the lock, so that the threads open their shards at the same time
+        opened = ShardFile(
+            shard_path(self._group, self.spec, shard), self.layout, check=self._check
+        )
+        with self._lock:
+            self._open[shard] = opened
+            if len(self._open) > _OPEN_SHARDS:
+                self._open.popitem(last=False)
+        return opened
+
+    def _threads_pool(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._threads, f"read-{self.spec.name}")
+            return self._pool
+
+
+def open_readers(
+    group: Path,
+    specs: Mapping[str, ArraySpec],
+    clip: ClipShape,
+    clips_per_shard: int,
+    *,
+    threads: int,
+    check: bool,
+) -> dict[str, ArrayReader]:
+    """A reader for every array of the group."""
+    layouts = {name: shard_layout(spec, clip, clips_per_shard) for name, spec in specs.items()}
+    return {
+        name: ArrayReader(group, spec, layouts[name], threads=threads, check=check)
+        for name, spec in specs.items()
+    }
+
+
+def _array_metadata(spec: ArraySpec, clip: ClipShape, clips_per_shard: int) -> bytes:
+    """zarr.json as zarr-python writes it, so that any Zarr v3 reader opens the array."""
+    memory: dict[str, Buffer] = {}
+    dtype, row_shape = np.dtype(spec.dtype), spec.row_shape(clip)
+    blosc = BloscCodec(**BLOSC, shuffle="bitshuffle", typesize=dtype.itemsize)
+    zarr.create_array(
+        MemoryStore(memory),
+        shape=(0, *row_shape),
+        dtype=dtype,
+        chunks=(1, *spec.chunk_shape(clip)),
+        shards=(clips_per_shard, *row_shape),
+        serializer=BytesCodec(endian="little"),
+        compressors=[*([blosc] if spec.compressed else []), Crc32cCodec()],
+        fill_value=float("nan") if dtype.kind == "f" else 0,
+        dimension_names=["clip", *spec.axes.split()],
+        attributes={"meaning": spec.meaning},
+    )
+    return memory["zarr.json"].to_bytes()
+
+
+def _check_row(group: Path, spec: ArraySpec, layout: ShardLayout, row: np.ndarray) -> None:
+    got = f"{row.dtype} {row.shape}"
+    if row.shape != layout.row_shape or row.dtype != np.dtype(layout.dtype):
+        expected = f"{layout.dtype} {layout.row_shape} ({spec.axes})"
+    elif row.dtype.kind == "f" and not np.isfinite(row).all():
+        expected, got = "finite numbers: NaN is what a hole reads as", got + " with NaN or infinity"
+    else:
+        return
+    raise StoreFault(
+        f"This row cannot be stored in {spec.name}.",
+        where=group / spec.name,
+        expected=expected,
+        got=got,
+        fix="Look at what made the row: the VAE, the cameras or the frames.",
+    )

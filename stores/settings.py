@@ -1,0 +1,82 @@
+"""store.json: the format and the recipe of a store, written once and compared ever after."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from stores.atomic import write_whole
+from stores.errors import StoreFault
+from stores.version import STORE_FORMAT, StoreRecipe, check_format
+
+NAME = "store.json"
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """What holds for all versions of a store."""
+
+    recipe: StoreRecipe
+    clips_per_shard: int
+
+
+def write_settings(store: Path, settings: StoreSettings) -> None:
+    """Writes store.json."""
+    about = {
+        "format": STORE_FORMAT,
+        "clips_per_shard": settings.clips_per_shard,
+        "recipe_digest": settings.recipe.digest,
+        "recipe": settings.recipe.model_dump(mode="json"),
+    }
+    write_whole(store / NAME, orjson.dumps(about, option=orjson.OPT_INDENT_2))
+
+
+def read_settings(store: Path) -> StoreSettings:
+    """What store.json says. Raises StoreFault if it is missing, newer than we are or altered."""
+    path = store / NAME
+    try:
+        plain = orjson.loads(path.read_bytes())
+        check_format(path, plain["format"])
+        recipe = StoreRecipe.model_validate(plain["recipe"])
+        if recipe.digest != plain["recipe_digest"]:
+            raise _fault(path, f"recipe {plain['recipe_digest'][:12]}", recipe.digest[:12])
+        return StoreSettings(recipe, int(plain["clips_per_shard"]))
+    except FileNotFoundError as missing:
+        raise _fault(path, "a store", "no store.json") from missing
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValidationError) as foreign:
+        raise _fault(path, "settings of a store", str(foreign)) from foreign
+
+
+def check_same_recipe(store: Path, old: StoreRecipe, new: StoreRecipe) -> None:
+    """Raises StoreFault, naming every field that differs, unless the recipes are equal."""
+    if old == new:
+        return
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    differing = [key for key in before if before[key] != after.get(key)]
+    raise StoreFault(
+        "This store was made by another recipe; one store holds one.",
+        where=store / NAME,
+        expected=", ".join(f"{key} = {before[key]}" for key in differing),
+        got=", ".join(f"{key} = {after.get(key)}" for key in differing),
+        fix="Encode into a new store, or go back to the store's recipe.",
+    )
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def _fault(path: Path, expected: str, got: str) -> StoreFault:
+    return StoreFault(
+        "The settings of the store cannot be read.",
+        where=path,
+        expected=expected,
+        got=got,
+        fix="Check the path; make a store with `exo2ego encode-latents clips.parquet STORE`.",
+    )

@@ -1,0 +1,186 @@
+"""The bytes of one Zarr v3 shard: writing it, parsing its index, reading rows with preadv.
+
+A shard holds `rows` clips of one array. Each clip is one or more pieces (inner chunks): one
+if it is only ever read whole, else one a frame. Pieces lie in C order, each followed by its
+crc32c; the index (offset and length of every piece, then its crc32c) is at the end of the file.
+"""
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crc32c import crc32c
+from numcodecs.blosc import BITSHUFFLE, Blosc
+
+from stores.atomic import whole_file
+
+ABSENT = 2**64 - 1
+"""Offset and length of a piece that was never written."""
+CRC_BYTES = 4
+BLOSC = {"cname": "zstd", "clevel": 5}
+"""Codec of compressed arrays, with bit shuffle."""
+_MOST_BUFFERS = 512  # an even number below IOV_MAX, which is 1024 on Linux and macOS
+
+
+class ShardDamage(OSError):
+    """A shard that is missing, cut short or altered. `position` is the row, if it is one row."""
+
+    def __init__(self, reason: str, position: int | None = None):
+        self.reason, self.position = reason, position
+        super().__init__(reason)
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """How one shard of one array is cut."""
+
+    rows: int
+    """Clips a shard."""
+    row_shape: tuple[int, ...]
+    dtype: str
+    pieces: int
+    """Inner chunks a clip, cut along the row's outermost axis."""
+    compressed: bool
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one clip, unpacked."""
+        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes of one piece, unpacked."""
+        return self.row_bytes // self.pieces
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index with its checksum."""
+        return self.rows * self.pieces * 16 + CRC_BYTES
+
+    def row_view(self, row: np.ndarray) -> np.ndarray:
+        """The row's canonical bytes: C order, little endian. No copy if they lie so already."""
+        ordered = np.ascontiguousarray(row, dtype=np.dtype(self.dtype).newbyteorder("<"))
+        return ordered.reshape(-1).view(np.uint8)
+
+
+def write_shard_file(
+    path: Path, layout: ShardLayout, rows: Iterable[tuple[int, np.ndarray]]
+) -> int:
+    """Writes (position, row) pairs as one whole shard; returns its length in bytes.
+
+    The same rows always give the same bytes. Positions that do not occur stay absent.
+    """
+    index = np.full((layout.rows, layout.pieces, 2), ABSENT, dtype="<u8")
+    offset = 0
+    with whole_file(path) as file:
+        for position, row in rows:
+            for number, piece in enumerate(layout.row_view(row).reshape(layout.pieces, -1)):
+                payload = _pack(layout, piece)
+                file.write(payload)
+                file.write(crc32c(payload).to_bytes(CRC_BYTES, "little"))
+                index[position, number] = (offset, len(payload) + CRC_BYTES)
+                offset += len(payload) + CRC_BYTES
+        footer = index.tobytes()
+        file.write(footer + crc32c(footer).to_bytes(CRC_BYTES, "little"))
+    return offset + layout.index_bytes
+
+
+class ShardFile:
+    """An open shard whose index has been read once. Safe to read from many threads."""
+
+    def __init__(self, path: Path, layout: ShardLayout, *, check: bool = True):
+        self.layout, self.check = layout, check
+        self._handle = -1
+        try:
+            self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError as missing:
+            raise ShardDamage("the file is missing") from missing
+        except OSError as refused:
+            raise ShardDamage(f"the file cannot be opened ({refused.strerror})") from refused
+        self._index = self._read_index()
+
+    def __del__(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+
+    def read_row(self, position: int, out: np.ndarray, *, pieces: int) -> None:
+        """Reads the first `pieces` pieces of a row into `out`, uint8 and as long as they are."""
+        entries = self._index[position, :pieces]
+        if np.any(entries[:, 0] == ABSENT):
+            raise ShardDamage("the row was never written", position)
+        targets = out.reshape(pieces, -1)
+        if self.layout.compressed:
+            for (offset, length), target in zip(entries.tolist(), targets, strict=True):
+                self._read_packed(position, offset, length, target)
+            return
+        self._read_plain(position, entries, targets)
+
+    def _read_index(self) -> np.ndarray:
+        size, layout = os.fstat(self._handle).st_size, self.layout
+        if size < layout.index_bytes:
+            raise ShardDamage(f"the file is cut short: {size} bytes are less than its index")
+        self._data_bytes = size - layout.index_bytes
+        footer = os.pread(self._handle, layout.index_bytes, self._data_bytes)
+        stored = int.from_bytes(footer[-CRC_BYTES:], "little")
+        if crc32c(footer[:-CRC_BYTES]) != stored:
+            raise ShardDamage("the index does not match its checksum (altered, or cut short)")
+        index = np.frombuffer(footer[:-CRC_BYTES], dtype="<u8")
+        index = index.reshape(layout.rows, layout.pieces, 2)
+        used = index[..., 0] != ABSENT
+        if np.any(index[used].sum(axis=-1) > self._data_bytes):
+            raise ShardDamage("the index points behind the end of the file")
+        return index
+
+    def _read_plain(self, position: int, entries: np.ndarray, targets: np.ndarray) -> None:
+        """Payloads straight into the targets; checksums beside them, in one call if they touch."""
+        if np.any(entries[:, 1] != self.layout.piece_bytes + CRC_BYTES):
+            raise ShardDamage("a piece has the wrong length", position)
+        sums = np.empty((len(targets), CRC_BYTES), dtype=np.uint8)
+        together = np.all(np.diff(entries[:, 0]) == entries[:-1, 1])
+        step = _MOST_BUFFERS // 2 if together else 1
+        for first in range(0, len(targets), step):
+            group = range(first, min(first + step, len(targets)))
+            buffers = [part for k in group for part in (targets[k], sums[k])]
+            wanted = int(entries[group.start : group.stop, 1].sum())
+            self._fill(position, buffers, int(entries[first, 0]), wanted)
+        if not self.check:
+            return
+        for target, stored in zip(targets, sums, strict=True):
+            self._compare(position, target, stored)
+
+    def _read_packed(self, position: int, offset: int, length: int, target: np.ndarray) -> None:
+        packed = np.empty(length, dtype=np.uint8)
+        self._fill(position, [packed], offset, length)
+        payload = packed[:-CRC_BYTES]
+        # always: a decompressor must never see altered bytes
+        self._compare(position, payload, packed[-CRC_BYTES:])
+        try:
+            plain = Blosc().decode(payload, out=target)
+        except (RuntimeError, ValueError) as foreign:
+            raise ShardDamage(f"a piece cannot be unpacked: {foreign}", position) from foreign
+        if plain.nbytes != self.layout.piece_bytes:
+            raise ShardDamage("a piece has the wrong length", position)
+
+    def _fill(self, position: int, buffers: list[Any], offset: int, wanted: int) -> None:
+        try:
+            got = os.preadv(self._handle, buffers, offset)
+        except OSError as refused:
+            raise ShardDamage(f"the disk refuses ({refused.strerror})", position) from refused
+        if got != wanted:
+            raise ShardDamage("the file is cut short", position)
+
+    @staticmethod
+    def _compare(position: int, payload: np.ndarray, stored: np.ndarray) -> None:
+        if crc32c(payload.data) != int.from_bytes(stored.tobytes(), "little"):
+            raise ShardDamage("the data do not match their checksum (altered)", position)
+
+
+def _pack(layout: ShardLayout, piece: np.ndarray) -> bytes:
+    if not layout.compressed:
+        return piece.tobytes()
+    codec = Blosc(**BLOSC, shuffle=BITSHUFFLE)
+    return bytes(codec.encode(piece.view(layout.dtype)))

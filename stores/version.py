@@ -1,0 +1,296 @@
+"""What a store holds and what it is called: recipe, manifest of a version, store hash, HEAD."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import blake3
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stores.atomic import write_whole
+from stores.errors import StoreFault
+from stores.index import ROW_SCHEMA, ClipRecipe, ClipRow, row_from_dict, row_to_dict
+from stores.schema import ARRAYS
+
+STORE_FORMAT = 1
+"""Version of the layout in docs/store-format.md; a reader refuses a newer one."""
+ABSENT_ROW = -1
+"""Row number of a clip in an array that was not kept for it."""
+
+
+class VaeRecipe(BaseModel):
+    """Which VAE made the latents."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    class_name: str = Field(description="class of the VAE (paper 8.1.1: Wan2.1's)")
+    weights_digest: str = Field(description="digest of its weights")
+    config_digest: str = Field(description="digest of its configuration")
+
+
+class StoreRecipe(BaseModel):
+    """All that decides the numbers in a store, beside the videos. A store has one for life."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clips: ClipRecipe = Field(description="what a clip is")
+    vae: VaeRecipe = Field(description="what encoded it")
+    posterior: Literal["mode"] = Field(
+        default="mode", description="which latent of the VAE's posterior"
+    )
+    normalisation: Literal["wan"] = Field(
+        default="wan", description="(z - mean) / std of Wan2.1's VAE"
+    )
+    dtype: Literal["float16"] = Field(default="float16", description="type of latents and rays")
+    rays: str = Field(
+        default="plucker: moment xyz in metres, direction xyz; first exo view's frame (ego_rays), "
+        "each exo view's frame (align_rays); pixel centres at +0.5",
+        description="convention of the rays (paper 3.2)",
+    )
+    schema_version: Literal[1] = Field(default=1, description="version of the table of arrays")
+
+    @property
+    def digest(self) -> str:
+        """blake3 of the recipe's canonical JSON."""
+        return _digest(self.model_dump(mode="json"))
+
+
+@dataclass(frozen=True, eq=False)
+class StoredClip(ClipRow):
+    """A clip of a store: what the index says of it, and where and what its arrays are."""
+
+    rows: dict[str, int]
+    """Row number in each array; -1 if the array was not kept for this clip."""
+    digests: dict[str, str]
+    """blake3 of each array's row; empty if it was not kept."""
+
+
+class VersionRecord(BaseModel):
+    """What is known of a version beside its clips."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = Field(description="format of the store")
+    hash: str = Field(description="the store hash: the version's name")
+    parent: str | None = Field(description="hash of the version before it")
+    clips: int = Field(description="clips in this version")
+    when: str = Field(description="when it was committed, UTC")
+    command: str = Field(description="which command committed it")
+    recipe_digest: str = Field(description="digest of the recipe")
+    index_digest: str = Field(description="digest of the clip index that was encoded last")
+    manifest_digest: str = Field(description="blake3 of the manifest's bytes")
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """One committed version: its record and its manifest, a row a clip."""
+
+    record: VersionRecord
+    manifest: pa.Table
+
+    def clips(self) -> list[StoredClip]:
+        """The clips, in the order of their ids."""
+        return [_clip_from_dict(plain) for plain in self.manifest.to_pylist()]
+
+
+def as_stored(row: ClipRow, rows: dict[str, int], digests: dict[str, str]) -> StoredClip:
+    """The clip with its places; arrays that are not named were not kept."""
+    everywhere = {name: rows.get(name, ABSENT_ROW) for name in ARRAYS}
+    return StoredClip(
+        **{name: getattr(row, name) for name in ClipRow.__dataclass_fields__},
+        rows=everywhere,
+        digests={name: digests.get(name, "") for name in ARRAYS},
+    )
+
+
+def clip_digest(row: ClipRow) -> str:
+    """blake3 of what the index says of the clip: split, frames, cameras, as canonical JSON."""
+    return _digest(row_to_dict(row))
+
+
+def store_hash(recipe: StoreRecipe, clips: Iterable[tuple[str, Mapping[str, str]]]) -> str:
+    """blake3 over recipe and (clip id, digests by name); neither order nor container counts."""
+    kept = [[clip_id, {k: v for k, v in digests.items() if v}] for clip_id, digests in clips]
+    return _digest({"recipe": recipe.model_dump(mode="json"), "clips": sorted(kept, key=_first)})
+
+
+def write_version(
+    store: Path,
+    recipe: StoreRecipe,
+    clips: Sequence[StoredClip],
+    *,
+    parent: str | None,
+    command: str,
+    index_digest: str,
+) -> str:
+    """Writes manifest and record of these clips unless they are there; returns the hash."""
+    clips = sorted(clips, key=lambda clip: clip.clip_id)
+    name = store_hash(recipe, [(c.clip_id, {**c.digests, "clip": clip_digest(c)}) for c in clips])
+    record_path = _version_path(store, name, "json")
+    if record_path.exists():
+        return name
+    table = pa.Table.from_pylist([_clip_to_dict(clip) for clip in clips], schema=MANIFEST_SCHEMA)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    manifest = sink.getvalue().to_pybytes()
+    record = VersionRecord(
+        format=STORE_FORMAT,
+        hash=name,
+        parent=parent,
+        clips=len(clips),
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        recipe_digest=recipe.digest,
+        index_digest=index_digest,
+        manifest_digest=blake3.blake3(manifest).hexdigest(),
+    )
+    write_whole(_version_path(store, name, "parquet"), manifest)
+    write_whole(record_path, record.model_dump_json(indent=2).encode())
+    return name
+
+
+def read_version(store: Path, recipe: StoreRecipe, name: str) -> Version:
+    """The version called `name`. Raises StoreFault if it was altered or is newer than we are."""
+    path = _version_path(store, name, "json")
+    try:
+        plain = orjson.loads(path.read_bytes())
+        check_format(path, plain.get("format"))
+        record = VersionRecord.model_validate(plain)
+        manifest_path = _version_path(store, name, "parquet")
+        manifest = manifest_path.read_bytes()
+    except FileNotFoundError as missing:
+        raise _altered(
+            path, "the version's record and manifest", f"no {missing.filename}"
+        ) from None
+    except (orjson.JSONDecodeError, ValidationError, AttributeError) as foreign:
+        raise _altered(path, "the record of a version", str(foreign)) from foreign
+    got = blake3.blake3(manifest).hexdigest()
+    if got != record.manifest_digest:
+        raise _altered(manifest_path, f"digest {record.manifest_digest[:12]}", got[:12])
+    table = pq.read_table(pa.BufferReader(manifest))
+    named = store_hash(recipe, _digest_rows(table))
+    if named != name:
+        raise _altered(manifest_path, f"clips and recipe of {name[:12]}", f"those of {named[:12]}")
+    return Version(record, table)
+
+
+def read_head(store: Path) -> str | None:
+    """Hash of the current version; None before the first commit."""
+    path = store / "HEAD"
+    return path.read_text().strip() if path.exists() else None
+
+
+def write_head(store: Path, name: str) -> None:
+    """Makes `name` the current version: the last step of a commit, and one that cannot be half."""
+    write_whole(store / "HEAD", f"{name}\n".encode())
+
+
+def list_versions(store: Path) -> list[str]:
+    """Hashes of the committed versions, sorted."""
+    return sorted(path.stem for path in (store / "versions").glob("*.json"))
+
+
+def resolve(store: str | Path) -> tuple[Path, str]:
+    """Folder and full hash that "S" (its HEAD) or "S@prefix" means."""
+    text = str(store)
+    if (Path(text) / "store.json").exists() or "@" not in text:
+        folder, prefix = Path(text), ""
+    else:
+        folder, prefix = Path(text.rpartition("@")[0]), text.rpartition("@")[2]
+    known = list_versions(folder)
+    if not prefix:
+        return folder, _head_or_fault(folder)
+    found = [name for name in known if name.startswith(prefix)]
+    if len(found) == 1:
+        return folder, found[0]
+    raise StoreFault(
+        "This version of the store is not known." if not found else "Which version is meant?",
+        where=text,
+        expected="the beginning of exactly one version's hash",
+        got=f"{prefix!r}; the store has {', '.join(name[:12] for name in (found or known)[:8])}",
+        fix="Give more letters of the hash, or none for the current version.",
+    )
+
+
+def check_format(path: Path, found: object) -> None:
+    """Raises StoreFault unless this code knows the format."""
+    if not isinstance(found, int) or found > STORE_FORMAT:
+        raise StoreFault(
+            "This store was written by a newer version of exo2ego.",
+            where=path,
+            expected=f"store format up to {STORE_FORMAT}",
+            got=found,
+            fix="Upgrade exo2ego.",
+        )
+
+
+def _head_or_fault(folder: Path) -> str:
+    head = read_head(folder) if (folder / "store.json").exists() else None
+    if head:
+        return head
+    inside = (folder / "store.json").exists()
+    raise StoreFault(
+        "This store has no clips yet." if inside else "This is not a store.",
+        where=folder,
+        expected="a folder with store.json and HEAD",
+        got="no HEAD: nothing was ever committed" if inside else "no store.json",
+        fix="Make it with `exo2ego encode-latents clips.parquet STORE`.",
+    )
+
+
+def _altered(path: Path, expected: str, got: str) -> StoreFault:
+    return StoreFault(
+        "A version of the store was altered or is incomplete; versions never change.",
+        where=path,
+        expected=expected,
+        got=got,
+        fix="Restore the file from a copy, or open another version with STORE@HASH.",
+    )
+
+
+def _digest(plain: Any) -> str:
+    return blake3.blake3(orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _first(pair: list[Any]) -> str:
+    return pair[0]
+
+
+def _version_path(store: Path, name: str, ending: str) -> Path:
+    return store / "versions" / f"{name}.{ending}"
+
+
+def _clip_to_dict(clip: StoredClip) -> dict[str, Any]:
+    rows = {f"row_{name}": clip.rows[name] for name in ARRAYS}
+    digests = {f"digest_{name}": clip.digests[name] for name in ARRAYS}
+    return row_to_dict(clip) | rows | digests | {"digest_clip": clip_digest(clip)}
+
+
+def _clip_from_dict(plain: dict[str, Any]) -> StoredClip:
+    rows = {name: plain.get(f"row_{name}", ABSENT_ROW) for name in ARRAYS}
+    digests = {name: plain.get(f"digest_{name}", "") for name in ARRAYS}
+    return as_stored(row_from_dict(plain), rows, digests)
+
+
+def _digest_rows(table: pa.Table) -> Iterable[tuple[str, dict[str, str]]]:
+    names = [name for name in table.column_names if name.startswith("digest_")]
+    columns = [table[name].to_pylist() for name in names]
+    short = [name.removeprefix("digest_") for name in names]
+    for clip_id, *values in zip(table["clip_id"].to_pylist(), *columns, strict=True):
+        yield clip_id, dict(zip(short, values, strict=True))
+
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        *ROW_SCHEMA,
+        *((f"row_{name}", pa.int64()) for name in ARRAYS),
+        *((f"digest_{name}", pa.string()) for name in ARRAYS),
+        ("digest_clip", pa.string()),
+    ]
+)
+"""Columns of a version's manifest: the index's, and each array's row number and digest."""

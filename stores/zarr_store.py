@@ -1,0 +1,148 @@
+"""The store on disk: creating it, writing whole shards, committing versions, opening it."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stores.arrays import create_group, group_rows, grow_group, write_array_shard
+from stores.errors import StoreFault
+from stores.index import ClipRow
+from stores.journal import FinishedShard, drop_entries, write_entry
+from stores.reading import Store
+from stores.schema import ARRAYS
+from stores.settings import StoreSettings, check_same_recipe, read_settings, write_settings
+from stores.version import (
+    StoredClip,
+    StoreRecipe,
+    as_stored,
+    clip_digest,
+    read_head,
+    read_version,
+    resolve,
+    write_head,
+    write_version,
+)
+
+CLIPS_PER_SHARD = 64
+"""Choice: 24 MiB of exo latents, and 77 source seconds of one take at the default step."""
+
+
+def create_store(
+    path: Path, recipe: StoreRecipe, *, clips_per_shard: int = CLIPS_PER_SHARD
+) -> StoreSettings:
+    """Makes an empty store, or finds one of the same recipe there; returns what holds for it.
+
+    Raises StoreFault if the store has another recipe, or if the folder is something else.
+    """
+    if (path / "store.json").exists():
+        settings = read_settings(path)
+        check_same_recipe(path, settings.recipe, recipe)
+        return settings
+    foreign = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    if foreign and set(foreign) - {"arrays", "lock"}:
+        raise _not_ours(path, "an empty folder, or none", f"a folder with {sorted(foreign)[:5]}")
+    settings = StoreSettings(recipe, clips_per_shard)
+    try:
+        create_group(path / "arrays", ARRAYS.values(), recipe.clips.shape, clips_per_shard)
+        write_settings(path, settings)
+    except OSError as refused:
+        raise _not_ours(path, "a folder that can be written", str(refused)) from refused
+    return settings
+
+
+def open_store(store: str | Path, *, threads: int | None = None, check: bool = True) -> Store:
+    """The version that "S" (its HEAD) or "S@prefix" names, with `threads` readers a batch.
+
+    `check` compares every piece that is read with its crc32c. Raises StoreFault if there is no
+    such store or version, if it is newer than we are, or if its manifest was altered.
+    """
+    path, name = resolve(store)
+    return Store(path, name, threads=threads or min(4, os.cpu_count() or 1), check=check)
+
+
+def write_shard(
+    path: Path, shard: int, clips: Sequence[ClipRow], arrays: Mapping[str, Iterable[np.ndarray]]
+) -> FinishedShard:
+    """Writes one whole shard of every array given: a row a clip, in the order of `clips`.
+
+    Exactly one writer may write a shard. It belongs to no version until `commit`, but survives
+    an interruption: it is recorded in the journal once all of its files are there.
+    """
+    settings = read_settings(path)
+    shape, size = settings.recipe.clips.shape, settings.clips_per_shard
+    if len(clips) > size:
+        raise ValueError(f"{len(clips)} clips in a shard of {size}")
+    digests = {
+        name: write_array_shard(path / "arrays", ARRAYS[name], shape, size, shard, rows)
+        for name, rows in arrays.items()
+    }
+    short = {name: len(found) for name, found in digests.items() if len(found) != len(clips)}
+    if short:
+        raise ValueError(f"{len(clips)} clips, but rows: {short}")
+    clip_ids = tuple(clip.clip_id for clip in clips)
+    finished = FinishedShard(shard, clip_ids, tuple(map(clip_digest, clips)), digests)
+    write_entry(path / "journal", finished)
+    return finished
+
+
+def stored_clips(
+    finished: FinishedShard, clips: Mapping[str, ClipRow], clips_per_shard: int
+) -> list[StoredClip]:
+    """The clips of a finished shard with their places; `clips` by id."""
+    first = finished.shard * clips_per_shard
+    return [
+        as_stored(
+            clips[clip_id],
+            {name: first + k for name in finished.digests},
+            {name: found[k] for name, found in finished.digests.items()},
+        )
+        for k, clip_id in enumerate(finished.clip_ids)
+    ]
+
+
+def commit(path: Path, clips: Iterable[StoredClip], *, command: str, index_digest: str) -> str:
+    """Makes a version of HEAD's clips and these (which replace equal ids); returns its hash.
+
+    Everything that it names is on the disk before HEAD names it, so a reader never sees half.
+    """
+    settings, parent = read_settings(path), read_head(path)
+    together = {clip.clip_id: clip for clip in head_clips(path)}
+    together |= {clip.clip_id: clip for clip in clips}
+    size = settings.clips_per_shard
+    last = max((row for clip in together.values() for row in clip.rows.values()), default=-1)
+    grow_group(path / "arrays", ARRAYS, (last // size + 1) * size)
+    name = write_version(
+        path,
+        settings.recipe,
+        list(together.values()),
+        parent=parent,
+        command=command,
+        index_digest=index_digest,
+    )
+    if name != parent:
+        write_head(path, name)
+    drop_entries(path / "journal")
+    return name
+
+
+def head_clips(path: Path) -> list[StoredClip]:
+    """The clips of the current version; none before the first commit."""
+    head = read_head(path)
+    return read_version(path, read_settings(path).recipe, head).clips() if head else []
+
+
+def next_shard(path: Path) -> int:
+    """The first shard number that no version has ever used."""
+    return group_rows(path / "arrays", ARRAYS) // read_settings(path).clips_per_shard
+
+
+def _not_ours(path: Path, expected: str, got: str) -> StoreFault:
+    return StoreFault(
+        "A store cannot be made here.",
+        where=path,
+        expected=expected,
+        got=got,
+        fix="Give another path for the store.",
+    )
