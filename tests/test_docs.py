@@ -47,7 +47,7 @@ def test_commands_shown_exist_with_their_options(page: Path):
         command = typer.main.get_command(app)
         rest = words[1:]
         while rest and rest[0] in getattr(command, "commands", {}):
-            command, rest = getattr(command, "commands")[rest[0]], rest[1:]
+            command, rest = command.commands[rest[0]], rest[1:]
         known = {name for parameter in command.params for name in parameter.opts}
         unknown = [word for word in rest if word.startswith("--") and word not in known]
         assert rest != words[1:], f"{page.name}: no such command: {' '.join(words)}"

@@ -27,7 +27,7 @@ NAMES_THAT_SAY_NOTHING = {
     "types",
     "constants",
 }
-LIGHT = {"typer", "pathlib", "typing", "collections", "stores", "dataclasses", "enum"}
+LIGHT = {"typer", "pathlib", "typing", "collections", "stores", "dataclasses", "time"}
 
 
 def module_of(path: Path) -> str:

@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE_DATA = {
-    f"exo2ego/experiments/{stage}.toml" for stage in ("align", "multiexocon", "poseinj")
+    *(f"exo2ego/experiments/{stage}.toml" for stage in ("align", "multiexocon", "poseinj")),
+    "exo2ego/evaluation/lpips_alex.safetensors",
+    "exo2ego/evaluation/LPIPS_LICENSE",
 }
 
 
@@ -53,9 +55,7 @@ def test_the_installed_script_runs_from_another_folder(wheel: Path, tmp_path: Pa
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
     run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel, cwd=tmp_path)
-    site = run(
-        python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path
-    )
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path)
     borrowed = next(path for path in sys.path if Path(path, "typer").is_dir())
     Path(site.strip(), "borrowed.pth").write_text(f"{borrowed}\n")
     assert "encode-latents" in run(home / "bin" / "exo2ego", "--help", cwd=Path("/"))

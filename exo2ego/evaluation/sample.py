@@ -1,0 +1,224 @@
+"""Ego videos of an evaluation set from a trained generator, with a manifest of how each was made.
+
+OUT/manifest.json              Manifest: store, checkpoint, settings, and what each clip has
+OUT/<clip>.safetensors         `frames` uint8 "T H W 3", lossless: what is evaluated
+OUT/<clip>.ego.mp4  OUT/<clip>.side-by-side.mp4  OUT/<clip>.strip.png   to look at
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import blake3
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from safetensors.torch import save
+from torch import Tensor
+
+from exo2ego.evaluation.manifest import (
+    SampledClip,
+    SampleSettings,
+    start_manifest,
+    write_manifest,
+)
+from exo2ego.evaluation.picture import Panel, side_by_side, write_strip, write_video
+from exo2ego.model import generator as generation
+from exo2ego.model.condition import ConditionSettings
+from exo2ego.model.flow import SamplerSettings
+from exo2ego.model.generator import Generator
+from exo2ego.model.vae import LatentCodec, frames_from_video
+from exo2ego.training.checkpoint import (
+    CheckpointFault,
+    CheckpointState,
+    find_checkpoint,
+    read_state,
+)
+from exo2ego.training.first_frames import FIRST_FRAMES, open_first_frames, store_codec
+from exo2ego.training.stages import CONDITION, STAGES, load_model
+from stores.atomic import write_whole
+from stores.errors import StoreFault
+from stores.progress import Track, silent
+from stores.reading import Store
+from stores.stream import ClipBatch, ClipStream
+from stores.version import ABSENT_ROW
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """What a call of `sample` did."""
+
+    out: Path
+    clips: int
+    """Clips that have a video now."""
+    clips_new: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Studio:
+    """What every clip needs."""
+
+    store: Store
+    stream: ClipStream
+    generator: Generator
+    codec: LatentCodec
+    settings: SampleSettings
+    device: str
+    out: Path
+
+
+def sample(
+    store: Store,
+    run: Path,
+    out: Path,
+    *,
+    vae_spec: str,
+    wan_spec: str | None = None,
+    evaluation_set: str = "test-1",
+    sampler: SamplerSettings | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    track: Track = silent,
+) -> SampleReport:
+    """Samples the first `limit` clips of an evaluation set into `out`; finished ones are kept.
+
+    `run` is a multiexocon or poseinj run, or a checkpoint of one; `wan_spec` None means what the
+    run was given. A clip's noise depends on seed and clip id alone, and clips are sampled one by
+    one, so no video depends on the others. Raises SamplesFault if `out` was made otherwise.
+    """
+    began = time.perf_counter()
+    checkpoint = find_checkpoint(run)
+    state = read_state(checkpoint)
+    settings = SampleSettings(
+        store_hash=store.hash,
+        stage=state.stage,
+        step=state.step,
+        weights_digest=state.weights_digest,
+        first_frames=_first_frames(checkpoint, state),
+        evaluation_set=evaluation_set,
+        sampler=sampler or SamplerSettings(),
+        seed=seed,
+        device=torch.device(device).type,
+    )
+    manifest = start_manifest(out, settings)
+    wanted = _clips_of(store, evaluation_set)[:limit]
+    left = [clip for clip in wanted if clip not in manifest.clips]
+    condition = ConditionSettings.model_validate(state.experiment["condition"])
+    stream = _stream(store, settings, condition, wanted)
+    model = cast(Generator, load_model(checkpoint, wan_spec=wan_spec, device=device))
+    codec = store_codec(store, vae_spec, device)
+    studio = _Studio(store, stream, model, codec, settings, device, out)
+    for clip_id in track(left, total=len(left), what="sample", unit="clips"):
+        clips = manifest.clips | {clip_id: _sample_clip(studio, clip_id)}
+        manifest = manifest.model_copy(update={"clips": clips})
+        write_manifest(out, manifest)
+    return SampleReport(out, len(manifest.clips), len(left), time.perf_counter() - began)
+
+
+def noise_seed(seed: int, clip_id: str) -> int:
+    """Seed of one clip's noise."""
+    digest = blake3.blake3(f"sample/{seed}/{clip_id}".encode()).digest(length=8)
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _sample_clip(studio: _Studio, clip_id: str) -> SampledClip:
+    """Samples one clip and writes its files."""
+    began = time.perf_counter()
+    batch, clip_seed = studio.stream.batch_of([clip_id]), noise_seed(studio.settings.seed, clip_id)
+    latents = _sample_latents(studio, batch, clip_seed)
+    (frames,) = frames_from_video(studio.codec.decode(latents)).cpu()
+    data = save({"frames": frames.contiguous()}, metadata={"clip": clip_id})
+    write_whole(studio.out / f"{clip_id}.safetensors", data)
+    return SampledClip(
+        noise_seed=clip_seed,
+        frames=f"{clip_id}.safetensors",
+        pictures=_write_pictures(studio, clip_id, frames),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _sample_latents(
+    studio: _Studio, batch: ClipBatch, clip_seed: int
+) -> Float[Tensor, "1 c t h w"]:
+    """Latents of the ego video of the batch's one clip."""
+    device, sampler = studio.device, studio.settings.sampler
+    condition = batch[CONDITION].float()
+    noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(clip_seed))
+    rays = batch["ego_rays"].float().to(device) if "ego_rays" in batch.arrays else None
+    return generation.sample(
+        studio.generator,
+        condition.to(device),
+        batch["exo_latents"].float().to(device),
+        rays,
+        noise.to(device),
+        steps=sampler.steps,
+        shift=sampler.shift,
+        guidance=sampler.guidance,
+    )
+
+
+def _write_pictures(studio: _Studio, clip_id: str, frames: UInt8[Tensor, "T H W 3"]) -> list[str]:
+    """Writes what is to be looked at; returns the files' names."""
+    clips, generated = studio.store.recipe.clips, frames.numpy()
+    names = [f"{clip_id}.{ending}" for ending in ("ego.mp4", "side-by-side.mp4", "strip.png")]
+    row = studio.store.row(clip_id)
+    exos = [
+        Panel(camera.cam_id, video.numpy())
+        for camera, video in zip(row.exos, _videos(studio, clip_id, "exo"), strict=True)
+    ]
+    (truth,) = _videos(studio, clip_id, "ego")
+    together = side_by_side(exos, Panel("truth", truth.numpy()), Panel("generated", generated))
+    fps = clips.fps / clips.stride
+    write_video(studio.out / names[0], generated, fps)
+    write_video(studio.out / names[1], together, fps)
+    write_strip(studio.out / names[2], generated)
+    return names
+
+
+def _videos(studio: _Studio, clip_id: str, side: str) -> UInt8[Tensor, "v T H W 3"]:
+    """The exo views or the one ego video: as they were cut, else decoded from their latents."""
+    store = studio.store
+    if store.row(clip_id).rows[f"{side}_frames"] != ABSENT_ROW:
+        frames = torch.from_numpy(store.read(f"{side}_frames", [clip_id]))
+        return frames[0] if side == "exo" else frames
+    latents = torch.from_numpy(store.read(f"{side}_latents", [clip_id])).float()
+    axes = "1 t v c h w -> v c t h w" if side == "exo" else "v t c h w -> v c t h w"
+    return frames_from_video(studio.codec.decode(rearrange(latents, axes))).cpu()
+
+
+def _stream(
+    store: Store, settings: SampleSettings, condition: ConditionSettings, clip_ids: list[str]
+) -> ClipStream:
+    """What the generator is given for these clips. Raises StoreFault without its first frames."""
+    reads = [read for read in STAGES[settings.stage].reads if read != "ego_latents"]
+    derived = {FIRST_FRAMES: open_first_frames(store, settings.first_frames, condition).digest}
+    return ClipStream(store, tuple(reads), batch_size=1, seed=0, clip_ids=clip_ids, derived=derived)
+
+
+def _first_frames(checkpoint: Path, state: CheckpointState) -> str:
+    """Digest of the first frames that the generator was trained with."""
+    if state.first_frames:
+        return state.first_frames
+    raise CheckpointFault(
+        "Only a generator can be sampled.",
+        where=checkpoint,
+        expected="a checkpoint of stage multiexocon or poseinj",
+        got=f"one of stage {state.stage}",
+        fix="Give the --out folder of `exo2ego train --stage poseinj` (or multiexocon).",
+    )
+
+
+def _clips_of(store: Store, evaluation_set: str) -> list[str]:
+    """Ids of the clips of an evaluation set. Raises StoreFault if there are none."""
+    if found := store.select(evaluation_set=evaluation_set):
+        return found
+    raise StoreFault(
+        "The store has no clip of this evaluation set.",
+        where=f"{store.path}@{store.hash[:12]}",
+        expected=f"one of {sorted({name for row in store.rows for name in row.sets})}",
+        got=evaluation_set,
+        fix="Choose another set, or encode takes of the test split.",
+    )

@@ -1,0 +1,213 @@
+"""A run's checkpoints on disk: what trains, the optimiser, and where everything came from.
+
+    RUN/checkpoints/step-00000050/
+        weights.safetensors     the parameters that this stage trains, by name
+        optimiser.safetensors   slots of the optimiser, `exp_avg/<parameter>` and so on
+        state.json              CheckpointState: step, store, experiment, parent, software
+
+A folder with that name is complete: it is written aside, flushed and renamed.
+"""
+
+import os
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import blake3
+import orjson
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stores.atomic import sync_folder
+from stores.errors import UserFault
+
+CHECKPOINT_FORMAT = 1
+"""Version of the three files; a reader refuses another one."""
+WEIGHTS, OPTIMISER, STATE = "weights.safetensors", "optimiser.safetensors", "state.json"
+
+
+class CheckpointFault(UserFault, OSError):
+    """A checkpoint that is missing, damaged, or made with something else than what is at hand."""
+
+
+class Parent(BaseModel):
+    """The checkpoint that a run started from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(description="relative to the child's checkpoint folder, so both can move")
+    weights_digest: str = Field(description="blake3 of the parent's weights file")
+
+    @classmethod
+    def between(cls, child: Path, parent: Path, weights_digest: str) -> "Parent":
+        """What a checkpoint in the folder `child` says of the one in `parent`."""
+        path = Path(os.path.relpath(parent.resolve(), child.resolve())).as_posix()
+        return cls(path=path, weights_digest=weights_digest)
+
+
+class WanOrigin(BaseModel):
+    """The pretrained transformer that a run started from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: str = Field(description="what was given as --wan")
+    fingerprint: str = Field(description="see stages.wan_fingerprint")
+
+
+class CheckpointState(BaseModel):
+    """Everything about a checkpoint that is not a tensor."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = Field(default=CHECKPOINT_FORMAT, description="version of the files")
+    stage: str = Field(description="name in stages.STAGES")
+    step: int = Field(description="steps done")
+    store_hash: str = Field(description="the store that it was trained on")
+    experiment: dict[str, Any] = Field(description="the whole experiment, defaults included")
+    experiment_digest: str = Field(description="blake3 of the experiment's canonical JSON")
+    stream: dict[str, Any] = Field(description="the clip stream's position")
+    parent: Parent | None = Field(description="the checkpoint it started from")
+    wan: WanOrigin | None = Field(description="the pretrained transformer it started from")
+    first_frames: str | None = Field(description="digest of Align's predictions it was fed with")
+    weights_digest: str = Field(default="", description="blake3 of weights.safetensors")
+    software: dict[str, str] = Field(default_factory=dict, description="versions that wrote it")
+
+
+def software_versions() -> dict[str, str]:
+    """Versions that results may depend on."""
+    packages = ("exo2ego", "torch", "diffusers", "peft")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def write_checkpoint(
+    run: Path, state: CheckpointState, weights: dict[str, Tensor], optimiser: dict[str, Tensor]
+) -> Path:
+    """Writes one checkpoint, whole or not at all; returns its folder."""
+    folder = checkpoint_folder(run, state.step)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(_plain(weights), partial / WEIGHTS)
+    save_file(_plain(optimiser), partial / OPTIMISER)
+    about = {"weights_digest": file_digest(partial / WEIGHTS), "software": software_versions()}
+    (partial / STATE).write_bytes(
+        orjson.dumps(state.model_copy(update=about).model_dump(), option=orjson.OPT_INDENT_2)
+    )
+    for name in (WEIGHTS, OPTIMISER, STATE):
+        _flush(partial / name)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    sync_folder(folder.parent)
+    return folder
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where a run keeps the checkpoint of a step."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
+def remove_old(run: Path, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints."""
+    for folder in checkpoints(run)[:-keep]:
+        shutil.rmtree(folder)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint at `path`: that folder itself, or the newest one of that run.
+
+    Raises CheckpointFault if there is none.
+    """
+    if (path / STATE).is_file():
+        return path
+    if found := checkpoints(path):
+        return found[-1]
+    raise CheckpointFault(
+        "There is no checkpoint here.",
+        where=path,
+        expected=f"a run with checkpoints/step-*/, or a folder with {STATE}",
+        got="an empty or foreign folder" if path.is_dir() else "no such folder",
+        fix="Give the --out folder of an `exo2ego train` run that reached its first checkpoint.",
+    )
+
+
+def read_state(folder: Path) -> CheckpointState:
+    """The state of the checkpoint in `folder`. Raises CheckpointFault if it cannot be read."""
+    try:
+        state = CheckpointState.model_validate(orjson.loads((folder / STATE).read_bytes()))
+    except (OSError, orjson.JSONDecodeError, ValidationError) as cause:
+        raise _damaged(folder / STATE, "a checkpoint's state", cause) from cause
+    if state.format != CHECKPOINT_FORMAT:
+        raise _damaged(folder / STATE, f"format {CHECKPOINT_FORMAT}", f"format {state.format}")
+    return state
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of the checkpoint in `folder`; raises CheckpointFault if they were altered."""
+    expected = read_state(folder).weights_digest
+    weights = _read_tensors(folder / WEIGHTS)
+    if (got := file_digest(folder / WEIGHTS)) != expected:
+        raise _damaged(folder / WEIGHTS, f"digest {expected[:12]}", f"digest {got[:12]}")
+    return weights
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
+    """The optimiser's slots as `slot/name`; `names` are those of its parameters, in order."""
+    slots = optimiser.state_dict()["state"]
+    return {
+        f"{slot}/{names[number]}": value
+        for number, values in slots.items()
+        for slot, value in values.items()
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, names: list[str], folder: Path) -> None:
+    """Puts back the slots that the checkpoint in `folder` holds."""
+    number_of = {name: number for number, name in enumerate(names)}
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in _read_tensors(folder / OPTIMISER).items():
+        slot, _, name = key.partition("/")
+        slots.setdefault(number_of[name], {})[slot] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": slots, "param_groups": groups})
+
+
+def file_digest(path: Path) -> str:
+    """blake3 of a file's bytes."""
+    return blake3.blake3(max_threads=blake3.blake3.AUTO).update_mmap(path).hexdigest()
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous and sharing no memory, as safetensors wants them."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as cause:
+        raise _damaged(path, "a safetensors file", cause) from cause
+
+
+def _damaged(path: Path, expected: object, got: object) -> CheckpointFault:
+    return CheckpointFault(
+        "This checkpoint cannot be read.",
+        where=path,
+        expected=expected,
+        got=got,
+        fix="Use an older checkpoint of the run (remove this folder and pass --resume).",
+    )

@@ -1,0 +1,111 @@
+"""Where a run comes from: its parent, its store, and whether a checkpoint is of the same run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from exo2ego.training.checkpoint import (
+    STATE,
+    CheckpointFault,
+    CheckpointState,
+    find_checkpoint,
+    read_state,
+)
+from stores.reading import Store
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a run is made from, as far as the caller says."""
+
+    store: Store
+    wan_spec: str | None
+    parent: Path | None
+    first_frames: str | None
+
+    def completed(self, folder: Path | None, before: CheckpointState | None) -> "Source":
+        """With what is not said taken from the run's checkpoint, then from the parent's."""
+        found = self
+        if folder and before:
+            found = replace(
+                found,
+                wan_spec=found.wan_spec or (before.wan.spec if before.wan else None),
+                parent=found.parent or parent_folder(folder, before),
+                first_frames=found.first_frames or before.first_frames,
+            )
+        if found.parent is None:
+            return found
+        state = read_state(find_checkpoint(found.parent))
+        return replace(
+            found,
+            wan_spec=found.wan_spec or (state.wan.spec if state.wan else None),
+            first_frames=found.first_frames or state.first_frames,
+        )
+
+
+def parent_folder(folder: Path, state: CheckpointState) -> Path | None:
+    """The checkpoint that the one in `folder` started from; CheckpointFault if it is not there."""
+    if state.parent is None:
+        return None
+    found = (folder.resolve() / state.parent.path).resolve()
+    digest = read_state(found).weights_digest if (found / STATE).is_file() else "no checkpoint"
+    if digest == state.parent.weights_digest:
+        return found
+    raise CheckpointFault(
+        "The checkpoint that this one started from is not where it was.",
+        where=f"{folder}, parent {found}",
+        expected=f"weights {state.parent.weights_digest[:12]}",
+        got=digest[:13],
+        fix="Move both runs together, and keep the parent's checkpoint.",
+    )
+
+
+def check_same_store(
+    folder: Path, found: CheckpointState, store_hash: str, allow_other_store: bool
+) -> None:
+    """Raises CheckpointFault if the checkpoint was trained on another store, unless allowed."""
+    if found.store_hash == store_hash or allow_other_store:
+        return
+    raise CheckpointFault(
+        "This checkpoint was trained on another store.",
+        where=folder,
+        expected=f"store {found.store_hash[:12]}",
+        got=f"store {store_hash[:12]}",
+        fix=f"Open the store as STORE@{found.store_hash[:12]}, or pass --allow-other-store.",
+    )
+
+
+def check_same_run(
+    folder: Path, found: CheckpointState, now: CheckpointState, *, allow_other_store: bool
+) -> None:
+    """Raises CheckpointFault unless the checkpoint `found` is of the run that `now` begins."""
+    check_same_store(folder, found, now.store_hash, allow_other_store)
+    expected, got = _facts(found), _facts(now)
+    if allow_other_store:  # its predictions of first frames are others, too
+        expected.pop("first_frames")
+    wrong = [key for key in expected if expected[key] != got.get(key)]
+    if wrong:
+        raise CheckpointFault(
+            "This run cannot be resumed: it was started otherwise.",
+            where=f"{folder}, {', '.join(wrong)}",
+            expected=", ".join(f"{key} = {expected[key]}" for key in wrong),
+            got=", ".join(f"{key} = {got.get(key)}" for key in wrong),
+            fix="Say what was said when it was started, or start another run in another --out.",
+        )
+
+
+def _facts(state: CheckpointState) -> dict[str, Any]:
+    """What must not change in a run, by dotted name."""
+    facts: dict[str, Any] = {"stage": state.stage, "first_frames": state.first_frames}
+    facts["parent"] = state.parent.weights_digest[:12] if state.parent else None
+    facts["wan"] = state.wan.fingerprint[:12] if state.wan else None
+    return facts | dict(_leaves(state.experiment))
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

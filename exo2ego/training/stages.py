@@ -1,0 +1,137 @@
+"""The stages as data: which arrays each reads, how its model is built, its loss."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import blake3
+import torch
+from einops import reduce
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from exo2ego.model.flow import draw_sigmas, noisy_latents, velocity_target
+from exo2ego.training.build import (
+    Built,
+    Origin,
+    build_align_stage,
+    build_multiexocon_stage,
+    build_poseinj_stage,
+    check_wan,
+    put_weights,
+)
+from exo2ego.training.checkpoint import read_state, read_weights
+from exo2ego.training.experiment import DiffusionExperiment, Experiment, parse_experiment
+from exo2ego.training.lineage import parent_folder
+from stores.stream import ClipBatch
+
+CONDITION = "first_frames/condition"
+"""The derived array that both stages of the generator are conditioned on."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training: the loop takes everything that differs between stages from here."""
+
+    name: str
+    reads: tuple[str, ...]
+    """Arrays of the store, as `ClipStream` names them."""
+    build: Callable[[Origin], Built]
+    losses: Callable[
+        [nn.Module, ClipBatch, Sequence[torch.Generator], Experiment], Float[Tensor, " b"]
+    ]
+    """Loss of each clip in fp32; the clip's generator gives its noise, timestep and dropout."""
+
+
+def clip_generator(seed: int, step: int, clip_id: str) -> torch.Generator:
+    """A generator that depends on these three alone: not on rank, batch, device or history."""
+    digest = blake3.blake3(f"{seed}/{step}/{clip_id}".encode()).digest(length=8)
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def load_model(checkpoint: Path, *, wan_spec: str | None, device: str) -> nn.Module:
+    """The model of a checkpoint folder, with all that it was built on, ready to be used.
+
+    `wan_spec` None means what the run was given. Raises CheckpointFault for another Wan or a
+    missing or altered parent.
+    """
+    state = read_state(checkpoint)
+    experiment = parse_experiment(state.experiment, where=checkpoint)
+    spec = wan_spec if wan_spec is not None or state.wan is None else state.wan.spec
+    origin = Origin(experiment, spec, parent_folder(checkpoint, state), device)
+    built = STAGES[state.stage].build(origin)
+    check_wan(built.wan, state, checkpoint)
+    put_weights(built.model, read_weights(checkpoint), checkpoint)
+    return built.model.eval().requires_grad_(False)
+
+
+def arithmetic(precision: str, device: str) -> torch.autocast:
+    """The context to run a model in: bf16 with fp32 where torch wants it, or plain fp32."""
+    return torch.autocast(
+        torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16"
+    )
+
+
+def _align_losses(
+    model: nn.Module,
+    batch: ClipBatch,
+    generators: Sequence[torch.Generator],
+    experiment: Experiment,
+) -> Float[Tensor, " b"]:
+    """L1 over the 16 latent channels. Choice: the six ray channels have no loss (docs)."""
+    prediction = model(batch["exo_latents[0]"].float(), batch["align_rays"].float())
+    error = (prediction.latent.float() - batch["ego_latents[0]"].float()).abs()
+    return reduce(error, "b c h w -> b", "mean")
+
+
+def _generator_losses(
+    model: nn.Module,
+    batch: ClipBatch,
+    generators: Sequence[torch.Generator],
+    experiment: Experiment,
+) -> Float[Tensor, " b"]:
+    """Flow matching: mean squared error of the velocity (paper 3.5: the diffusion objective)."""
+    settings = cast(DiffusionExperiment, experiment)
+    truth = batch["ego_latents"].float()
+    shape, device = truth.shape[1:], truth.device
+    sigma = torch.cat([draw_sigmas(1, settings.flow, g) for g in generators]).to(device)
+    keep = torch.stack([torch.rand((), generator=g) >= settings.exo_dropout for g in generators])
+    noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+    rays = batch["ego_rays"].float() if "ego_rays" in batch.arrays else None
+    velocity = model(
+        noisy_latents(truth, noise, sigma),
+        sigma,
+        batch[CONDITION].float(),
+        batch["exo_latents"].float(),
+        rays,
+        keep.to(device),
+    )
+    error = (velocity.float() - velocity_target(truth, noise)) ** 2
+    return reduce(error, "b c t h w -> b", "mean")
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "align",
+            ("exo_latents[0]", "ego_latents[0]", "align_rays"),
+            build_align_stage,
+            _align_losses,
+        ),
+        Stage(
+            "multiexocon",
+            ("exo_latents", "ego_latents", CONDITION),
+            build_multiexocon_stage,
+            _generator_losses,
+        ),
+        Stage(
+            "poseinj",
+            ("exo_latents", "ego_latents", CONDITION, "ego_rays"),
+            build_poseinj_stage,
+            _generator_losses,
+        ),
+    )
+}
+"""The stages, in the order in which they are trained."""

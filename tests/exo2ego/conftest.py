@@ -1,0 +1,172 @@
+"""A small store, made by the real writer, and the runs of all stages that were trained on it."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exo2ego.model.vae import load_codec
+from exo2ego.training.experiment import Experiment, load_experiment
+from exo2ego.training.first_frames import encode_first_frames
+from exo2ego.training.trainer import train
+from stores.index import CameraRow, ClipRecipe, ClipRow
+from stores.reading import Store
+from stores.schema import ARRAYS
+from stores.version import StoreRecipe, VaeRecipe
+from stores.zarr_store import commit, create_store, open_store, stored_clips, write_shard
+
+RECIPE = ClipRecipe(frames=5, views=3, hw=(32, 48))
+TAKES = {  # take: (category, split, clips)
+    "cmu_bike01_1": ("Bike", "train", 3),
+    "nus_covidtest_2": ("Covid Test", "train", 2),
+    "cmu_bike02_1": ("Bike", "test", 2),
+    "cmu_bike02_3": ("Bike", "test", 1),
+    "nus_covidtest_9": ("Covid Test", "test", 1),
+}
+TINY = {
+    "align": ["align.width=32", "align.blocks=1", "align.heads=2", "align.head_width=16"],
+    "multiexocon": ["lora.rank=3", "lora.alpha=3"],
+    "poseinj": ["pose.latent_width=6", "pose.token_width=10"],
+}
+"""What makes each stage's experiment small."""
+
+
+def camera(cam_id: str) -> CameraRow:
+    pose = np.eye(4)[None]
+    return CameraRow(
+        cam_id, f"{cam_id}.mp4", "pinhole", (75.0, 75.0, 24.0, 16.0), (32, 48), 0, pose
+    )
+
+
+def make_rows() -> list[ClipRow]:
+    rows = []
+    for take, (category, split, clips) in TAKES.items():
+        for number in range(clips):
+            start = 36 * number
+            sets = (
+                () if split != "test" else ("test-1", "test-all") if not number else ("test-all",)
+            )
+            rows.append(
+                ClipRow(
+                    clip_id=f"{take}-f{start:06d}",
+                    take_name=take,
+                    take_uid=f"uid-{take}",
+                    capture_name=take[:-2],
+                    participant_uid="7",
+                    category=category,
+                    split=split,
+                    frames=tuple(range(start, start + RECIPE.span, RECIPE.stride)),
+                    ego=camera("aria01"),
+                    exos=tuple(camera(f"cam0{view + 1}") for view in range(RECIPE.views)),
+                    sets=sets,
+                )
+            )
+    return rows
+
+
+def random_arrays(clip: ClipRow, seed: int) -> dict[str, np.ndarray]:
+    """Every array of a clip: noise for latents and rays, smooth pictures for frames."""
+    rng, arrays = np.random.default_rng(seed), {}
+    for name, spec in ARRAYS.items():
+        shape = spec.row_shape(RECIPE.shape)
+        if spec.dtype == "uint8":
+            ramp = np.linspace(0, 160, shape[-2])[:, None] + rng.integers(0, 90, 3)
+            arrays[name] = np.broadcast_to(ramp, shape).astype(np.uint8)
+        else:
+            arrays[name] = rng.standard_normal(shape).astype(np.float16)
+    return arrays
+
+
+@pytest.fixture(scope="session")
+def clip_rows() -> list[ClipRow]:
+    """The index rows of the small store's clips."""
+    return make_rows()
+
+
+@pytest.fixture(scope="session")
+def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a store of these clips by the real writer; frames are kept for the test split."""
+    vae = VaeRecipe(**load_codec("tiny").recipe())
+
+    def make(clips: Sequence[ClipRow], seed: int = 0) -> Path:
+        path = tmp_path_factory.mktemp("store") / "tiny.store"
+        create_store(path, StoreRecipe(clips=RECIPE, vae=vae), clips_per_shard=4)
+        stored = []
+        for shard, split in enumerate(("train", "test")):
+            own = [clip for clip in clips if clip.split == split]
+            rows = [random_arrays(clip, seed + 100 * shard + n) for n, clip in enumerate(own)]
+            kept = [name for name, spec in ARRAYS.items() if split == "test" or spec.every_clip]
+            for first in range(0, len(own), 4):
+                part = slice(first, first + 4)
+                arrays = {name: [row[name] for row in rows[part]] for name in kept}
+                done = write_shard(path, 2 * first // 4 + shard, own[part], arrays)
+                stored += stored_clips(done, {clip.clip_id: clip for clip in own}, 4)
+        commit(path, stored, command="test", index_digest="0" * 64)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def store_path(make_store: Callable[..., Path], clip_rows: list[ClipRow]) -> Path:
+    """A store of nine clips, of which nobody changes anything."""
+    return make_store(clip_rows)
+
+
+@pytest.fixture(scope="session")
+def store(store_path: Path) -> Store:
+    """The same, open."""
+    return open_store(store_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_experiment() -> Callable[..., Experiment]:
+    """The stage's default experiment made small, with more overrides on top."""
+
+    def make(stage: str, *overrides: str) -> Experiment:
+        small = ["precision=fp32", "batch.global_batch=4", "batch.micro_batch=2"]
+        steps = ["optimiser.steps=4", "optimiser.warmup_steps=2", "checkpoint_every=2"]
+        return load_experiment(stage, [*small, *steps, *TINY[stage], *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def align_run(
+    store: Store,
+    tiny_experiment: Callable[..., Experiment],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A finished run of stage align."""
+    out = tmp_path_factory.mktemp("align") / "run"
+    train("align", store, out, tiny_experiment("align"))
+    return out
+
+
+@pytest.fixture(scope="session")
+def framed_store(
+    store_path: Path, align_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Store:
+    """The store with Align's first frames."""
+    path = tmp_path_factory.mktemp("framed") / "tiny.store"
+    shutil.copytree(store_path, path)
+    opened = open_store(path)
+    encode_first_frames(opened, align_run, vae_spec="tiny")
+    return opened
+
+
+@pytest.fixture(scope="session")
+def runs(
+    framed_store: Store,
+    align_run: Path,
+    tiny_experiment: Callable[..., Experiment],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """A finished run of every stage, each on top of the one before it."""
+    folder = tmp_path_factory.mktemp("runs")
+    first, second = folder / "multiexocon", folder / "poseinj"
+    train("multiexocon", framed_store, first, tiny_experiment("multiexocon"), wan_spec="tiny")
+    train("poseinj", framed_store, second, tiny_experiment("poseinj"), parent=first)
+    return {"align": align_run, "multiexocon": first, "poseinj": second}

@@ -1,0 +1,129 @@
+"""Scores: the right means, nothing skipped in silence, nothing invented."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from exo2ego.evaluation.evaluate import Scores, evaluate
+from exo2ego.evaluation.lpips import LAYERS, Lpips, load_heads
+from exo2ego.evaluation.manifest import MANIFEST, SamplesFault
+from exo2ego.evaluation.metrics import psnr, ssim
+from exo2ego.evaluation.sample import sample
+from exo2ego.model.flow import SamplerSettings
+from stores.reading import Store
+
+CLIPS = ("cmu_bike02_1-f000000", "cmu_bike02_1-f000036")
+
+
+@pytest.fixture
+def samples(framed_store: Store, runs: dict[str, Path], tmp_path: Path) -> Path:
+    """Samples of all test clips: two of one take, one of each of two more."""
+    out = tmp_path / "samples"
+    sampler = SamplerSettings(steps=1, guidance=1.0)
+    run = runs["multiexocon"]
+    sample(framed_store, run, out, vae_spec="tiny", sampler=sampler, evaluation_set="test-all")
+    return out
+
+
+@pytest.fixture(autouse=True)
+def no_trunk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """This machine's own AlexNet, if it has one, is not looked at."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+def truth_of(store: Store, clip_id: str) -> torch.Tensor:
+    return torch.from_numpy(store.read("ego_frames", [clip_id])[0])
+
+
+def frames_of(samples: Path, clip_id: str) -> torch.Tensor:
+    return load_file(samples / f"{clip_id}.safetensors")["frames"]
+
+
+def test_means_are_over_frames_then_takes(samples: Path, framed_store: Store):
+    scores = evaluate(framed_store, samples)
+    pairs = [(frames_of(samples, clip), truth_of(framed_store, clip)) for clip in CLIPS]
+    first = scores.takes["cmu_bike02_1"]
+    assert first.psnr == pytest.approx(torch.cat([psnr(x, y) for x, y in pairs]).mean().item())
+    assert first.ssim == pytest.approx(torch.cat([ssim(x, y) for x, y in pairs]).mean().item())
+    bike = (first.ssim + scores.takes["cmu_bike02_3"].ssim) / 2
+    assert scores.categories["Bike"].ssim == pytest.approx(bike)
+    assert scores.categories["Covid Test"] == scores.takes["nus_covidtest_9"]
+    assert scores.overall.psnr == pytest.approx(
+        sum(take.psnr for take in scores.takes.values()) / 3
+    )
+    assert (len(scores.clips), scores.missing) == (4, [])
+
+
+def test_without_a_trunk_lpips_is_not_measured_and_never_zero(samples: Path, framed_store: Store):
+    evaluate(framed_store, samples)
+    plain = json.loads((samples / "scores.json").read_text())
+    scores = [plain["overall"], *plain["takes"].values(), *plain["clips"].values()]
+    assert {score["lpips"] for score in scores} == {"not measured"}
+    assert plain["provenance"]["lpips_trunk"] == "not measured"
+
+
+def test_with_a_trunk_lpips_is_measured(samples: Path, framed_store: Store, tmp_path: Path):
+    generator, channels, trunk = torch.Generator().manual_seed(0), 3, {}
+    for name, layer in LAYERS.items():
+        shape = (layer.channels, channels, layer.kernel, layer.kernel)
+        trunk[f"{name}.weight"] = torch.randn(shape, generator=generator)
+        trunk[f"{name}.bias"] = torch.zeros(layer.channels)
+        channels = layer.channels
+    torch.save(trunk, tmp_path / "alexnet.pth")
+    scores = evaluate(framed_store, samples, trunk=tmp_path / "alexnet.pth")
+    metric = Lpips(trunk, load_heads())
+    (frames, truth) = frames_of(samples, CLIPS[0]), truth_of(framed_store, CLIPS[0])
+    assert scores.clips[CLIPS[0]].lpips == pytest.approx(metric(frames, truth).mean().item())
+    takes = [take.lpips for take in scores.takes.values()]
+    assert scores.overall.lpips == pytest.approx(sum(takes) / 3)
+    assert len(scores.provenance["lpips_trunk"]) == 64
+
+
+def test_the_truth_itself_scores_as_perfect_and_survives_json(samples: Path, framed_store: Store):
+    for clip_id in framed_store.select(evaluation_set="test-all"):
+        save_file({"frames": truth_of(framed_store, clip_id)}, samples / f"{clip_id}.safetensors")
+    scores = evaluate(framed_store, samples)
+    assert scores.overall.psnr == math.inf
+    assert scores.overall.ssim == pytest.approx(1.0)
+    assert Scores.model_validate_json((samples / "scores.json").read_text()) == scores
+
+
+def test_clips_without_a_video_are_named(samples: Path, framed_store: Store, tmp_path: Path):
+    manifest = json.loads((samples / MANIFEST).read_text())
+    del manifest["clips"][CLIPS[1]]
+    (samples / MANIFEST).write_text(json.dumps(manifest))
+    scores = evaluate(framed_store, samples, out=tmp_path / "other.json")
+    assert scores.missing == [CLIPS[1]]
+    assert CLIPS[1] not in scores.clips
+    assert Scores.model_validate_json((tmp_path / "other.json").read_text()) == scores
+    assert not (samples / "scores.json").exists()
+
+
+def test_scores_say_what_they_were_made_of(samples: Path, framed_store: Store):
+    provenance = evaluate(framed_store, samples).provenance
+    assert provenance["samples"]["store_hash"] == framed_store.hash
+    assert provenance["samples"]["sampler"]["steps"] == 1
+    assert {"method", "manifest_digest", "software"} <= set(provenance)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_sample_that_cannot_be_read_is_a_fault(damage: str, samples: Path, framed_store: Store):
+    path = samples / f"{CLIPS[0]}.safetensors"
+    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(SamplesFault, match="exo2ego sample"):
+        evaluate(framed_store, samples)
+
+
+def test_samples_of_another_store_or_none_at_all_are_refused(samples: Path, framed_store: Store):
+    manifest = json.loads((samples / MANIFEST).read_text())
+    (samples / MANIFEST).write_text(json.dumps(manifest | {"clips": {}}))
+    with pytest.raises(SamplesFault, match="no video"):
+        evaluate(framed_store, samples)
+    manifest["settings"]["store_hash"] = "9c07" * 16
+    (samples / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(SamplesFault, match="another store"):
+        evaluate(framed_store, samples)

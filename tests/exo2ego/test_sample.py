@@ -1,0 +1,187 @@
+"""Sampling: reproducible clip by clip, resumable, and only with what the generator was fed."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from exo2ego.evaluation.manifest import MANIFEST, SamplesFault, read_manifest
+from exo2ego.evaluation.sample import noise_seed, sample
+from exo2ego.model.flow import SamplerSettings
+from exo2ego.training.checkpoint import CheckpointFault, find_checkpoint, read_state
+from exo2ego.training.first_frames import encode_first_frames
+from exo2ego.training.trainer import train
+from stores.errors import StoreFault
+from stores.progress import Item
+from stores.reading import Store
+from stores.zarr_store import open_store
+
+QUICK = SamplerSettings(steps=3)
+TEST_1 = ["cmu_bike02_1-f000000", "cmu_bike02_3-f000000", "nus_covidtest_9-f000000"]
+
+
+@pytest.fixture(scope="module")
+def samples(
+    framed_store: Store, runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Samples of the whole evaluation set."""
+    out = tmp_path_factory.mktemp("samples") / "poseinj"
+    report = sample(framed_store, runs["poseinj"], out, vae_spec="tiny", sampler=QUICK)
+    assert (report.clips, report.clips_new) == (3, 3)
+    return out
+
+
+def frames_of(out: Path, clip_id: str) -> torch.Tensor:
+    return load_file(out / f"{clip_id}.safetensors")["frames"]
+
+
+def test_each_clip_of_the_set_has_lossless_frames_and_pictures(samples: Path, store: Store):
+    manifest = read_manifest(samples)
+    assert sorted(manifest.clips) == TEST_1
+    assert manifest.settings.sampler == QUICK
+    assert manifest.settings.store_hash == store.hash
+    for clip_id, clip in manifest.clips.items():
+        frames = frames_of(samples, clip_id)
+        assert (frames.shape, frames.dtype) == ((5, 32, 48, 3), torch.uint8)
+        assert clip.noise_seed == noise_seed(0, clip_id)
+        assert all((samples / name).is_file() for name in (clip.frames, *clip.pictures))
+    assert len(list(samples.iterdir())) == 1 + 3 * 4
+
+
+def test_videos_play_at_the_clips_own_rate(samples: Path):
+    for ending, hw in (("ego", (32, 48)), ("side-by-side", (2 * (32 + 16), 3 * 48))):
+        with av.open(str(samples / f"{TEST_1[0]}.{ending}.mp4")) as container:
+            stream = container.streams.video[0]
+            assert float(stream.average_rate) == 7.5
+            assert (stream.height, stream.width) == hw
+
+
+def test_a_clips_video_does_not_depend_on_the_others(
+    samples: Path, framed_store: Store, runs: dict[str, Path], tmp_path: Path
+):
+    report = sample(
+        framed_store, runs["poseinj"], tmp_path, vae_spec="tiny", sampler=QUICK, limit=2
+    )
+    assert report.clips == 2
+    assert torch.equal(frames_of(tmp_path, TEST_1[1]), frames_of(samples, TEST_1[1]))
+
+
+def test_seed_and_clip_change_the_noise(
+    samples: Path, framed_store: Store, runs: dict[str, Path], tmp_path: Path
+):
+    assert len({noise_seed(0, TEST_1[0]), noise_seed(1, TEST_1[0]), noise_seed(0, TEST_1[1])}) == 3
+    run = runs["poseinj"]
+    sample(framed_store, run, tmp_path, vae_spec="tiny", sampler=QUICK, limit=1, seed=1)
+    assert not torch.equal(frames_of(tmp_path, TEST_1[0]), frames_of(samples, TEST_1[0]))
+
+
+def test_an_interrupted_call_keeps_what_is_done(
+    samples: Path, framed_store: Store, runs: dict[str, Path], tmp_path: Path
+):
+    def stop_after_one(
+        items: Iterable[Item], /, *, total: int, what: str, unit: str
+    ) -> Iterator[Item]:
+        for number, item in enumerate(items):
+            if number == 1:
+                raise KeyboardInterrupt
+            yield item
+
+    arguments = {"vae_spec": "tiny", "sampler": QUICK}
+    with pytest.raises(KeyboardInterrupt):
+        sample(framed_store, runs["poseinj"], tmp_path, track=stop_after_one, **arguments)
+    kept = (tmp_path / f"{TEST_1[0]}.safetensors").stat().st_mtime_ns
+    report = sample(framed_store, runs["poseinj"], tmp_path, **arguments)
+    assert (report.clips, report.clips_new) == (3, 2)
+    assert (tmp_path / f"{TEST_1[0]}.safetensors").stat().st_mtime_ns == kept
+    for clip_id in TEST_1:
+        assert torch.equal(frames_of(tmp_path, clip_id), frames_of(samples, clip_id))
+
+
+def test_a_sample_whose_file_is_gone_is_made_again(
+    samples: Path, framed_store: Store, runs: dict[str, Path], tmp_path: Path
+):
+    shutil.copytree(samples, tmp_path / "copy")
+    (tmp_path / "copy" / f"{TEST_1[2]}.safetensors").unlink()
+    report = sample(
+        framed_store, runs["poseinj"], tmp_path / "copy", vae_spec="tiny", sampler=QUICK
+    )
+    assert (report.clips, report.clips_new) == (3, 1)
+
+
+@pytest.mark.parametrize("change", ["seed", "run", "steps"])
+def test_a_folder_made_otherwise_is_refused(
+    change: str, samples: Path, framed_store: Store, runs: dict[str, Path]
+):
+    run = runs["multiexocon" if change == "run" else "poseinj"]
+    sampler = SamplerSettings(steps=4) if change == "steps" else QUICK
+    seed = 3 if change == "seed" else 0
+    with pytest.raises(SamplesFault, match="made otherwise"):
+        sample(framed_store, run, samples, vae_spec="tiny", sampler=sampler, seed=seed)
+
+
+def test_multiexocon_can_be_sampled_without_poses(
+    framed_store: Store, runs: dict[str, Path], tmp_path: Path
+):
+    run = runs["multiexocon"]
+    sample(framed_store, run, tmp_path, vae_spec="tiny", sampler=QUICK, limit=1)
+    assert frames_of(tmp_path, TEST_1[0]).shape == (5, 32, 48, 3)
+
+
+def test_a_bf16_run_is_sampled_in_bf16_with_the_solver_in_fp32(
+    framed_store: Store, runs: dict[str, Path], tiny_experiment, tmp_path: Path
+):
+    """The same weights, used in both precisions, give nearly the same video."""
+    half, whole = tmp_path / "half", tmp_path / "whole"
+    shutil.copytree(runs["multiexocon"], whole)
+    shutil.copytree(runs["multiexocon"], half)
+    path = find_checkpoint(half) / "state.json"
+    path.write_text(path.read_text().replace('"precision": "fp32"', '"precision": "bf16"'))
+    for run in (half, whole):
+        out = tmp_path / f"{run.name}-samples"
+        sample(framed_store, run, out, vae_spec="tiny", sampler=QUICK, limit=1)
+    first, second = (frames_of(tmp_path / f"{r}-samples", TEST_1[0]) for r in ("half", "whole"))
+    difference = (first.float() - second.float()).abs()
+    assert 0 < difference.mean() < 2
+
+
+def test_first_frames_that_are_not_there_are_a_fault_with_the_command(
+    store: Store, runs: dict[str, Path], tmp_path: Path
+):
+    with pytest.raises(StoreFault, match="exo2ego encode-first-frames"):
+        sample(store, runs["poseinj"], tmp_path, vae_spec="tiny")
+
+
+def test_an_align_run_cannot_be_sampled(framed_store: Store, runs: dict[str, Path], tmp_path: Path):
+    with pytest.raises(CheckpointFault, match="one of stage align"):
+        sample(framed_store, runs["align"], tmp_path, vae_spec="tiny")
+
+
+def test_other_first_frames_than_the_generators_are_refused(
+    store: Store, store_path: Path, runs: dict[str, Path], tiny_experiment, tmp_path: Path
+):
+    own = tmp_path / "own.store"
+    shutil.copytree(store_path, own)
+    other = tmp_path / "align"
+    train("align", store, other, tiny_experiment("align", "seed=9"))
+    opened = open_store(own)
+    encode_first_frames(opened, other, vae_spec="tiny")
+    digest = read_state(find_checkpoint(runs["poseinj"])).first_frames
+    with pytest.raises(StoreFault, match=str(digest)[:12]):
+        sample(opened, runs["poseinj"], tmp_path / "out", vae_spec="tiny", sampler=QUICK)
+
+
+def test_an_evaluation_set_that_is_not_there_is_refused(
+    framed_store: Store, runs: dict[str, Path], tmp_path: Path
+):
+    with pytest.raises(StoreFault, match="test-all"):
+        sample(framed_store, runs["poseinj"], tmp_path, vae_spec="tiny", evaluation_set="test-9")
+
+
+def test_a_manifest_that_is_none_is_a_fault(tmp_path: Path):
+    (tmp_path / MANIFEST).write_text("{}")
+    with pytest.raises(SamplesFault, match="exo2ego sample"):
+        read_manifest(tmp_path)

@@ -1,0 +1,213 @@
+"""From a simulated root to scores by the commands of the shell, and what they say if wrong."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli import app
+from pipeline.simulate.root import simulate_root
+
+FRAMES, SIZE = 5, 32
+SMALL = {
+    "align": ["align.width=16", "align.blocks=1", "align.heads=1", "align.head_width=16"],
+    "multiexocon": [],
+    "poseinj": [],
+}
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+def report(*words: object) -> dict[str, Any]:
+    """What a command prints with --json: one object, and nothing else on stdout."""
+    done = call(*words, "--json")
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def fault(*words: object) -> str:
+    """The message of a command that must refuse: five parts, exit code 2, no traceback."""
+    done = call(*words)
+    assert done.exit_code == 2, (done.exit_code, done.stdout, done.stderr)
+    assert done.stdout == ""
+    for part in ("where:", "expected:", "got:", "fix:"):
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@dataclass(frozen=True)
+class World:
+    """Where everything lies."""
+
+    at: Path
+
+    @property
+    def root(self) -> Path:
+        return self.at / "root"
+
+    @property
+    def clips(self) -> Path:
+        return self.at / "clips.parquet"
+
+    @property
+    def store(self) -> Path:
+        return self.at / "latents.store"
+
+    def run(self, stage: str) -> Path:
+        return self.at / "runs" / stage
+
+    def train(self, stage: str, *words: object) -> dict[str, Any]:
+        settings = [word for setting in SMALL[stage] for word in ("--set", setting)]
+        return report(
+            *("train", "--stage", stage, "--store", self.store, "--out", self.run(stage)),
+            *("--experiment", f"demo-{stage}", "--set", "optimiser.steps=2"),
+            *("--set", "optimiser.warmup_steps=1", "--device", "cpu", *settings, *words),
+        )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world of three takes, one a split, walked through up to the samples."""
+    world = World(tmp_path_factory.mktemp("world"))
+    simulate_root(world.root, takes=3, seconds=1.0, seed=3, height=56, samples=1)
+    report(
+        *("ingest", world.root, "--out", world.clips, "--frames", FRAMES, "--size", SIZE),
+        *("--stride", 3, "--window-step", 12),
+    )
+    report(
+        *("encode-latents", world.clips, "--store", world.store, "--vae", "tiny"),
+        *("--device", "cpu"),
+    )
+    world.train("align")
+    report(
+        *("encode-first-frames", "--store", world.store, "--align", world.run("align")),
+        *("--vae", "tiny", "--device", "cpu"),
+    )
+    world.train("multiexocon", "--wan", "tiny")
+    world.train("poseinj", "--from", world.run("multiexocon"))
+    report(*sample_words(world, "poseinj", world.at / "samples"))
+    return world
+
+
+def sample_words(world: World, stage: str, out: Path) -> list[object]:
+    return [
+        *("sample", "--store", world.store, "--checkpoint", world.run(stage), "--out", out),
+        *("--vae", "tiny", "--steps", 2, "--device", "cpu"),
+    ]
+
+
+def test_store_info_names_hash_clips_and_recipe(world: World):
+    about = report("store", "info", world.store)
+    assert len(about["hash"]) == 64
+    assert about["clips"] > 3
+    assert about["recipe"]["clips"]["frames"] == FRAMES
+    assert report("store", "info", f"{world.store}@{about['hash'][:6]}")["hash"] == about["hash"]
+
+
+def test_every_test_take_gets_a_video_of_all_its_frames(world: World):
+    (video,) = (world.at / "samples").glob("*.ego.mp4")
+    with av.open(str(video)) as opened:
+        frames = [frame.to_ndarray(format="rgb24") for frame in opened.decode(video=0)]
+    assert len(frames) == FRAMES
+    assert frames[0].shape == (SIZE, SIZE, 3)
+
+
+def test_scores_are_written_and_lpips_without_weights_is_not_measured(world: World):
+    scores = report("evaluate", "--store", world.store, "--samples", world.at / "samples")
+    assert json.loads((world.at / "samples" / "scores.json").read_text()) == scores
+    assert 0 < scores["overall"]["psnr"] < 60
+    assert scores["overall"]["lpips"] == "not measured"
+    assert scores["missing"] == []
+    table = call("evaluate", "--store", world.store, "--samples", world.at / "samples").stdout
+    assert "not measured" in table
+
+
+def test_the_path_again_does_nothing_anew(world: World):
+    before = report("store", "info", world.store)["hash"]
+    again = report("encode-latents", world.clips, "--store", world.store, "--vae", "tiny")
+    assert (again["hash"], again["clips_new"]) == (before, 0)
+    assert world.train("align", "--resume")["steps"] == 2
+    assert report(*sample_words(world, "poseinj", world.at / "samples"))["clips_new"] == 0
+
+
+def test_a_damaged_store_is_told_by_clip_and_exit_code(world: World, tmp_path: Path):
+    import shutil
+
+    copy = tmp_path / "copy.store"
+    shutil.copytree(world.store, copy)
+    assert call("store", "verify", copy).exit_code == 0
+    shard = max((copy / "arrays" / "ego_latents" / "c").rglob("*"), key=lambda p: p.is_file())
+    damaged = bytearray(shard.read_bytes())
+    damaged[7] ^= 1
+    shard.write_bytes(damaged)
+    done = call("store", "verify", copy, "--json")
+    assert done.exit_code == 1
+    (row,) = json.loads(done.stdout)["damaged"]
+    assert row["array"] == "ego_latents"
+
+
+def test_a_folder_that_is_not_the_dataset_is_refused(tmp_path: Path):
+    (tmp_path / "holiday.mp4").touch()
+    assert "takes.json" in fault("ingest", tmp_path, "--out", tmp_path / "clips.parquet")
+    assert not (tmp_path / "clips.parquet").exists()
+
+
+def test_a_missing_and_an_unreadable_video_are_rejects_of_a_finished_run(tmp_path: Path):
+    root = tmp_path / "root"
+    simulate_root(root, takes=3, seconds=0.5, seed=3, height=56, samples=1, faults=False)
+    first, second, _ = sorted(path for path in (root / "takes").iterdir())
+    next(first.rglob("cam01.mp4"), next(first.rglob("gp01.mp4"), None)).unlink()
+    next(second.rglob("*_214-1.mp4")).write_bytes(b"not a video")
+    done = report(
+        *("ingest", root, "--out", tmp_path / "clips.parquet", "--frames", FRAMES),
+        *("--stride", 2, "--size", SIZE),
+    )
+    reasons = {row["take_name"]: row["reason"] for row in done["rejects"]}
+    assert reasons[first.name] == "missing_video"
+    assert reasons[second.name] == "unreadable_video"
+    assert done["takes"] == 1
+
+
+def test_a_store_of_another_recipe_is_refused_and_kept(world: World, tmp_path: Path):
+    other = tmp_path / "other.parquet"
+    report("ingest", world.root, "--out", other, "--frames", 9, "--stride", 2, "--size", SIZE)
+    before = report("store", "info", world.store)["hash"]
+    assert "frames" in fault("encode-latents", other, "--store", world.store, "--vae", "tiny")
+    assert report("store", "info", world.store)["hash"] == before
+
+
+def test_a_checkpoint_of_another_stage_is_refused(world: World, tmp_path: Path):
+    said = fault(*sample_words(world, "align", tmp_path / "samples"))
+    assert "align" in said
+    words = ("train", "--stage", "poseinj", "--store", world.store, "--out", tmp_path / "run")
+    assert "multiexocon" in fault(*words, "--wan", "tiny", "--from", world.run("align"))
+    assert "multiexocon" in fault(*words, "--wan", "tiny")
+
+
+def test_a_checkpoint_of_another_store_is_refused(world: World, tmp_path: Path):
+    part = tmp_path / "part.store"
+    words = ("encode-latents", world.clips, "--store", part, "--vae", "tiny", "--device", "cpu")
+    report(*words, "--split", "test")
+    done = fault(
+        *("encode-first-frames", "--store", part, "--align", world.run("align")),
+        *("--vae", "tiny"),
+    )
+    assert "store" in done
+
+
+def test_a_misspelt_setting_names_the_known_ones(world: World, tmp_path: Path):
+    words = ("train", "--stage", "align", "--store", world.store, "--out", tmp_path / "run")
+    assert "optimiser" in fault(*words, "--set", "optimizer.lr=1e-3")
+
+
+def test_the_demo_keeps_its_hands_off_other_folders(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert "does not overwrite" in fault("demo", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
