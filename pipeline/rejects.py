@@ -7,6 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stores.atomic import whole_file
+from stores.errors import StoreFault
+
 REASONS: dict[str, str] = {
     "malformed_entry": "the entry of takes.json lacks fields, or they have another form",
     "bad_name": "a name of the entry would lead out of the dataset's folder",
@@ -35,6 +38,9 @@ REASONS: dict[str, str] = {
     "unreadable_file": "the operating system refused a file of the take",
     "too_short": "no clip fits between the take's first and last frame with poses",
     "missing_pose": "a clip's frame lacks a camera's pose",
+    "published_take_absent": "the published list has a take that this root does not list",
+    "published_clip_absent": "the published list has a clip that this root's take does not give",
+    "published_clip_differs": "frames, cameras or labels of a published clip are others here",
 }
 """Code of a reason -> what it means."""
 
@@ -63,9 +69,18 @@ class Reject:
 def write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
     """Writes the table of rejects whole, sorted: the old file or the new one, never half of it."""
     columns = pa.schema([(name, pa.string()) for name in Reject.__dataclass_fields__])
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in sorted(rejects)], columns), partial)
-    partial.replace(path)
+    table = pa.Table.from_pylist([asdict(row) for row in sorted(rejects)], columns)
+    try:
+        with whole_file(path) as file:
+            pq.write_table(table, file)
+    except OSError as refused:
+        raise StoreFault(
+            "The table of what is left out cannot be written.",
+            where=path,
+            expected="a folder that can be written, with room for it",
+            got=refused.strerror or str(refused),
+            fix="Make room and run again; finished takes are kept.",
+        ) from refused
 
 
 def read_rejects(path: Path) -> list[Reject]:

@@ -1,8 +1,10 @@
 """The clip index: one Parquet row a clip, with its frames and the camera of every frame."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import blake3
 import numpy as np
@@ -10,46 +12,16 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float64
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from stores.errors import StoreFault
-from stores.schema import ClipShape
+from stores.atomic import whole_file
+from stores.errors import StoreFault, UserFault
+from stores.recipe import ClipRecipe
 
 INDEX_FORMAT = 1
 """Version of the columns below; a reader refuses a newer one."""
-
-
-class ClipRecipe(BaseModel):
-    """What a clip is: which frames, how large, through which lens. Part of the store's recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    frames: int = Field(9, description="frames a clip (paper 4.1)")
-    stride: int = Field(4, description="source frames from one sampled frame to the next (4.1)")
-    window_step: int = Field(
-        36, description="source frames between clip starts. Choice: stride x frames, no overlap"
-    )
-    fps: float = Field(30.0, description="source frames a second (Ego-Exo4D's aligned videos)")
-    views: int = Field(4, description="exo views a clip (paper 3.2)")
-    hw: tuple[int, int] = Field((256, 256), description="rows and columns of a frame (4.1)")
-    exo_fit: Literal["squash"] = Field("squash", description="how exo frames meet hw (4.1)")
-    ego_lens: Literal["pinhole", "fisheye"] = Field(
-        "pinhole", description="undistorted virtual pinhole, or the raw upright fisheye"
-    )
-    ego_focal_per_side: float = Field(
-        150 / 512,
-        description="virtual pinhole's focal length / frame side (Ego-Exo4D: f = 150 at 512)",
-    )
-
-    @property
-    def shape(self) -> ClipShape:
-        """Shape of every clip of this recipe."""
-        return ClipShape(views=self.views, frames=self.frames, hw=self.hw)
-
-    @property
-    def span(self) -> int:
-        """Source frames from a clip's first to its last, both counted."""
-        return (self.frames - 1) * self.stride + 1
+_ABOUT = "exo2ego"
+_ROWS_A_GROUP = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +30,7 @@ class CameraRow:
 
     cam_id: str
     video: str
-    """Path below the dataset's root, with forward slashes."""
+    """Path below the dataset's root, with forward slashes; empty if only the camera is known."""
     lens: str
     """Name in `exo2ego.geometry.lenses.LENSES`."""
     params: tuple[float, ...]
@@ -85,15 +57,20 @@ class ClipRow:
     frames: tuple[int, ...]
     """Indices into the five videos."""
     ego: CameraRow
-    exos: tuple[CameraRow, ...]
-    """The first one is the reference of the ego rays (paper 3.2)."""
+    exos: tuple[CameraRow | None, ...]
+    """As many as the recipe's views; None at the end for those that the take does not have."""
     sets: tuple[str, ...]
     """Evaluation sets that the clip belongs to: `test-1`, `test-all`."""
+
+    @property
+    def present(self) -> tuple[CameraRow, ...]:
+        """The exo cameras that are there, the reference of the ego rays first (paper 3.2)."""
+        return tuple(exo for exo in self.exos if exo is not None)
 
 
 @dataclass(frozen=True, eq=False)
 class ClipIndex:
-    """Clips of one dataset root, in the order of their ids, under one recipe."""
+    """Clips of one dataset root, by take and start, under one recipe."""
 
     root: str
     recipe: ClipRecipe
@@ -102,8 +79,18 @@ class ClipIndex:
     @property
     def digest(self) -> str:
         """blake3 of recipe and rows; the folder where the dataset lies does not count."""
-        body = [self.recipe.model_dump(mode="json"), [row_to_dict(row) for row in self.rows]]
-        return blake3.blake3(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        takes = (take_table(rows) for rows in by_take(self.rows))
+        return index_digest(self.recipe, [(take.take_name, take.digest) for take in takes])
+
+
+@dataclass(frozen=True, eq=False)
+class TakeTable:
+    """The clips of one take as they stand in an index."""
+
+    take_name: str
+    digest: str
+    """blake3 of the rows, which must be in the order of their first frames."""
+    table: pa.Table
 
 
 def row_to_dict(row: ClipRow) -> dict[str, Any]:
@@ -113,7 +100,7 @@ def row_to_dict(row: ClipRow) -> dict[str, Any]:
         "frames": list(row.frames),
         "sets": list(row.sets),
         "ego": _camera_to_dict(row.ego),
-        "exos": [_camera_to_dict(exo) for exo in row.exos],
+        "exos": [exo and _camera_to_dict(exo) for exo in row.exos],
     }
 
 
@@ -124,33 +111,78 @@ def row_from_dict(plain: dict[str, Any]) -> ClipRow:
         frames=tuple(plain["frames"]),
         sets=tuple(plain["sets"]),
         ego=_camera_from_dict(plain["ego"]),
-        exos=tuple(_camera_from_dict(exo) for exo in plain["exos"]),
+        exos=tuple(exo and _camera_from_dict(exo) for exo in plain["exos"]),
     )
+
+
+def by_take(rows: Iterable[ClipRow]) -> Iterator[list[ClipRow]]:
+    """The rows of one take after the other, by name, each take's by first frame."""
+    ordered = sorted(rows, key=lambda row: (row.take_name, row.frames))
+    for _, members in groupby(ordered, key=lambda row: row.take_name):
+        yield list(members)
+
+
+def take_table(rows: Sequence[ClipRow]) -> TakeTable:
+    """A take's clips, ready to be written; `rows` are in the order of their first frames."""
+    plain = [row_to_dict(row) for row in rows]
+    digest = blake3.blake3(orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return TakeTable(rows[0].take_name, digest, pa.Table.from_pylist(plain, schema=ROW_SCHEMA))
+
+
+def index_digest(recipe: ClipRecipe, takes: Iterable[tuple[str, str]]) -> str:
+    """blake3 of the recipe and of each take's name and digest, in the order of the names."""
+    body = [recipe.model_dump(mode="json"), sorted(takes)]
+    return blake3.blake3(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def write_index(path: Path, index: ClipIndex) -> None:
     """Writes the index whole: a reader sees the old file or the new one, never half of it."""
-    rows = sorted(index.rows, key=lambda row: row.clip_id)
-    table = pa.Table.from_pylist([row_to_dict(row) for row in rows], schema=ROW_SCHEMA)
-    about = {
-        "format": INDEX_FORMAT,
-        "root": index.root,
-        "recipe": index.recipe.model_dump(mode="json"),
-        "digest": ClipIndex(index.root, index.recipe, tuple(rows)).digest,
-    }
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table.replace_schema_metadata({"exo2ego": orjson.dumps(about)}), partial)
-    partial.replace(path)
+    write_takes(path, index.root, index.recipe, map(take_table, by_take(index.rows)))
+
+
+def write_takes(path: Path, root: str, recipe: ClipRecipe, takes: Iterable[TakeTable]) -> str:
+    """Writes an index take by take, and returns its digest; memory does not grow with it.
+
+    `takes` come in the order of their names. Raises StoreFault if the disk refuses; what was at
+    `path` is then still there."""
+    digests: list[tuple[str, str]] = []
+    try:
+        with whole_file(path) as file, pq.ParquetWriter(file, ROW_SCHEMA) as writer:
+            for group in _row_groups(takes, digests):
+                writer.write_table(group, row_group_size=len(group))
+            about = {"format": INDEX_FORMAT, "root": root, "recipe": recipe.model_dump(mode="json")}
+            about["digest"] = index_digest(recipe, digests)
+            writer.add_key_value_metadata({_ABOUT: orjson.dumps(about).decode()})
+    except UserFault:
+        raise
+    except OSError as refused:
+        raise StoreFault(
+            "The clip index cannot be written.",
+            where=path,
+            expected="a folder that can be written, with room for the index",
+            got=refused.strerror or str(refused),
+            fix="Make room or name another file with --out, and run again; an index that was "
+            "there before is unchanged.",
+        ) from refused
+    return about["digest"]
 
 
 def read_index(path: Path) -> ClipIndex:
     """The index at `path`. Raises StoreFault if it is missing, foreign, newer or was altered."""
+    file = open_index(path)
+    rows = tuple(row for take in file.takes() for row in take)
+    return ClipIndex(file.root, file.recipe, rows)
+
+
+def open_index(path: Path) -> "IndexFile":
+    """What the index says of itself; its clips are not read yet. Raises StoreFault as above."""
     try:
-        table = pq.read_table(path)
-        about = orjson.loads((table.schema.metadata or {})[b"exo2ego"])
+        with pq.ParquetFile(path) as file:
+            about = orjson.loads((file.metadata.metadata or {})[_ABOUT.encode()])
+            clips = file.metadata.num_rows
     except FileNotFoundError as missing:
         raise _index_fault(path, "a clip index", "no such file") from missing
-    except (pa.ArrowInvalid, KeyError, orjson.JSONDecodeError) as foreign:
+    except (pa.ArrowInvalid, KeyError, orjson.JSONDecodeError, OSError) as foreign:
         raise _index_fault(path, "a clip index of exo2ego", str(foreign)) from foreign
     if about["format"] > INDEX_FORMAT:
         raise _index_fault(path, f"index format up to {INDEX_FORMAT}", about["format"])
@@ -158,11 +190,56 @@ def read_index(path: Path) -> ClipIndex:
         recipe = ClipRecipe.model_validate(about["recipe"])
     except ValidationError as unknown:
         raise _index_fault(path, "a recipe that this version knows", str(unknown)) from unknown
-    rows = tuple(row_from_dict(plain) for plain in table.to_pylist())
-    index = ClipIndex(about["root"], recipe, rows)
-    if index.digest != about["digest"]:
-        raise _index_fault(path, f"digest {about['digest'][:12]}", index.digest[:12])
-    return index
+    return IndexFile(path, about["format"], about["root"], recipe, about["digest"], clips)
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """A clip index on disk."""
+
+    path: Path
+    format: int
+    root: str
+    recipe: ClipRecipe
+    digest: str
+    clips: int
+
+    def count_takes(self) -> int:
+        """Takes with clips in the list."""
+        return len(pq.read_table(self.path, columns=["take_name"])["take_name"].unique())
+
+    def takes(self) -> Iterator[list[ClipRow]]:
+        """The clips of one take after the other, in order, a row group in memory at a time.
+
+        Raises StoreFault, at the end at the latest, if the file was damaged or altered."""
+        digests: list[tuple[str, str]] = []
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for group in range(file.num_row_groups):
+                    rows = map(row_from_dict, file.read_row_group(group).to_pylist())
+                    for take in by_take(rows):
+                        digests.append((take[0].take_name, take_table(take).digest))
+                        yield take
+        except (pa.ArrowInvalid, OSError) as damage:
+            raise _index_fault(self.path, "a whole clip index", str(damage)) from damage
+        found = index_digest(self.recipe, digests)
+        if found != self.digest:
+            raise _index_fault(self.path, f"digest {self.digest[:12]}", found[:12])
+
+
+def _row_groups(takes: Iterable[TakeTable], digests: list[tuple[str, str]]) -> Iterator[pa.Table]:
+    """Tables of whole takes, of _ROWS_A_GROUP clips or a little more; notes the takes' digests."""
+    waiting: list[pa.Table] = []
+    for take in takes:
+        if digests and take.take_name <= digests[-1][0]:
+            raise ValueError(f"take {take.take_name} after {digests[-1][0]}: not in order")
+        digests.append((take.take_name, take.digest))
+        waiting.append(take.table)
+        if sum(map(len, waiting)) >= _ROWS_A_GROUP:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def _index_fault(path: Path, expected: object, got: object) -> StoreFault:

@@ -80,6 +80,15 @@ def _uid(uid: str) -> Callable[[Any, Any], None]:
     return damage
 
 
+def _gopros(change: Callable[[list[dict]], Any]) -> Callable[[Any, Any], None]:
+    def damage(take: Any, make_mp4: Any) -> None:
+        change(take.gopros)
+        del take.camera_pose["cam02"]
+        take.write()
+
+    return damage
+
+
 SINGULAR = [[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
 MIRRORED = [[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0]]
 DAMAGES = {
@@ -107,7 +116,11 @@ DAMAGES = {
         ("no rgb", _entry(lambda entry: entry["frame_aligned_videos"]["aria01"].pop("rgb")))
     ],
     "too_few_exos": [
-        ("no video", _entry(lambda entry: entry["frame_aligned_videos"].pop("cam02")))
+        ("quality 0", _gopros(lambda rows: rows[1].update(quality=" 0"))),
+        ("quality unknown", _gopros(lambda rows: rows[1].update(quality="-1"))),
+        ("row missing", _gopros(lambda rows: rows.pop(1))),
+        ("not a number", _gopros(lambda rows: rows[1].update(intrinsics_0="?"))),
+        ("no video", _entry(lambda entry: entry["frame_aligned_videos"].pop("cam02"))),
     ],
     "not_downloaded": [("folder", lambda take, make_mp4: shutil.rmtree(take.folder))],
     "missing_video": [

@@ -2,13 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from stores.errors import StoreFault
-from stores.index import ClipIndex, ClipRow, read_index, row_from_dict, row_to_dict, write_index
+from stores.index import (
+    ClipIndex,
+    ClipRow,
+    by_take,
+    open_index,
+    read_index,
+    row_from_dict,
+    row_to_dict,
+    take_table,
+    write_index,
+    write_takes,
+)
 from stores.version import StoreRecipe
 
 
@@ -43,22 +55,17 @@ def test_the_digest_names_recipe_and_rows_but_not_the_folder(index: ClipIndex) -
     assert replace(index, recipe=recipe).digest != index.digest
 
 
-@pytest.mark.parametrize("case", ["missing", "text", "foreign", "newer", "altered", "recipe"])
-def test_what_is_not_a_whole_index_of_ours_is_refused(
-    tmp_path: Path, index: ClipIndex, case: str
-) -> None:
-    path = tmp_path / "clips.parquet"
-    write_index(path, index)
-    SPOIL[case](path)
-    with pytest.raises(StoreFault, match="clip index cannot be read") as fault:
-        read_index(path)
-    assert "ingest" in fault.value.fix and str(path) in str(fault.value)
-
-
 def rewrite(path: Path, old: bytes, new: bytes) -> None:
-    table = pq.read_table(path)
-    about = (table.schema.metadata or {})[b"exo2ego"].replace(old, new)
+    with pq.ParquetFile(path) as file:
+        about = file.metadata.metadata[b"exo2ego"].replace(old, new)
+        table = file.read()
     pq.write_table(table.replace_schema_metadata({"exo2ego": about}), path)
+
+
+def drop_rows(path: Path, rows: int) -> None:
+    with pq.ParquetFile(path) as file:
+        about, table = file.metadata.metadata[b"exo2ego"], file.read()
+    pq.write_table(table.slice(rows).replace_schema_metadata({"exo2ego": about}), path)
 
 
 SPOIL: dict[str, Callable[[Path], object]] = {
@@ -68,9 +75,27 @@ SPOIL: dict[str, Callable[[Path], object]] = {
         pq.read_table(path).replace_schema_metadata({"pandas": "{}"}), path
     ),
     "newer": lambda path: rewrite(path, b'"format":1', b'"format":2'),
-    "altered": lambda path: pq.write_table(pq.read_table(path).slice(1), path),
+    "altered": lambda path: rewrite(path, b'"digest":"', b'"digest":"0'),
+    "shortened": lambda path: drop_rows(path, 1),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "garbled": lambda path: path.write_bytes(
+        b"PAR1" + bytes(900) + path.read_bytes()[904:]  # the footer is whole, a page is not
+    ),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
     "recipe": lambda path: rewrite(path, b'"stride"', b'"stride_of_the_future"'),
 }
+
+
+@pytest.mark.parametrize("case", sorted(SPOIL))
+def test_what_is_not_a_whole_index_of_ours_is_refused(
+    tmp_path: Path, index: ClipIndex, case: str
+) -> None:
+    path = tmp_path / "clips.parquet"
+    write_index(path, index)
+    SPOIL[case](path)
+    with pytest.raises(StoreFault, match="clip index cannot be read") as fault:
+        read_index(path)
+    assert "ingest" in fault.value.fix and str(path) in str(fault.value)
 
 
 def test_an_index_keeps_its_old_self_until_the_new_one_is_whole(
@@ -83,3 +108,35 @@ def test_an_index_keeps_its_old_self_until_the_new_one_is_whole(
     with pytest.raises(ValueError, match="too large"):
         write_index(path, replace(index, rows=(broken,)))
     assert path.read_bytes() == before
+
+
+def test_takes_are_read_one_after_the_other_with_few_clips_in_memory(
+    tmp_path: Path, index: ClipIndex
+) -> None:
+    write_index(tmp_path / "clips.parquet", index)
+    file = open_index(tmp_path / "clips.parquet")
+    assert (file.clips, file.digest, file.recipe) == (7, index.digest, index.recipe)
+    takes = [[row.clip_id for row in take] for take in file.takes()]
+    assert takes == [[row.clip_id for row in take] for take in by_take(index.rows)]
+
+
+def test_a_take_that_is_the_start_of_anothers_name_comes_first(index: ClipIndex) -> None:
+    first, later, *_ = index.rows
+    rows = [replace(first, take_name=name) for name in ("a-b", "a")]
+    rows.append(replace(later, take_name="a"))
+    digests = {ClipIndex("/d", index.recipe, order).digest for order in permutations(rows)}
+    assert len(digests) == 1
+    assert [take[0].take_name for take in by_take(rows)] == ["a", "a-b"]
+
+
+def test_takes_out_of_order_are_a_mistake_of_the_caller(tmp_path: Path, index: ClipIndex) -> None:
+    takes = [take_table(rows) for rows in by_take(index.rows)]
+    with pytest.raises(ValueError, match="not in order"):
+        write_takes(tmp_path / "clips.parquet", "/d", index.recipe, takes[::-1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_a_way_out(index: ClipIndex) -> None:
+    with pytest.raises(StoreFault, match="cannot be written") as fault:
+        write_index(Path("/proc/clips.parquet"), index)
+    assert "--out" in fault.value.fix
