@@ -1,17 +1,14 @@
 """The shell: each command parses, loads, calls one function and prints what came of it."""
 
 import dataclasses
-import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from stores.errors import UserFault
-
-Item = TypeVar("Item")
+from stores.progress import drawn
 
 
 class FaultGroup(TyperGroup):
@@ -39,6 +36,8 @@ app = typer.Typer(
 )
 store_app = typer.Typer(cls=FaultGroup, no_args_is_help=True, help="Look into a latent store.")
 app.add_typer(store_app, name="store")
+clips_app = typer.Typer(cls=FaultGroup, no_args_is_help=True, help="Look into clip indexes.")
+app.add_typer(clips_app, name="clips")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: the GPU if there is one.")]
@@ -58,38 +57,52 @@ Store = Annotated[str, typer.Option(help="The store, or one version of it: FOLDE
 AllowOtherStore = Annotated[
     bool, typer.Option(help="Go on although the run was trained on a store of another hash.")
 ]
+Root = Annotated[Path | None, typer.Argument(help="Ego-Exo4D's folder: takes.json is in it.")]
+RigFolder = Annotated[Path | None, typer.Option(help="Instead of ROOT: a folder with rig.json.")]
+ClipsOut = Annotated[Path, typer.Option(help="Clip index to write (Parquet).")]
+Categories = Annotated[
+    list[str] | None,
+    typer.Option(help="Only these: bike, basketball, covid, cpr, or task ids [the four]."),
+]
+CategoryRule = Annotated[
+    Literal["id", "name"], typer.Option(help="By task id, or by a word in the take's name.")
+]
+Splits = Annotated[list[str] | None, typer.Option(help="Only these splits.")]
+PublishedClips = Annotated[
+    Path | None, typer.Option(help="A published clip index: its recipe and clips are taken.")
+]
+Frames = Annotated[int | None, typer.Option(help="Frames a clip, 4k + 1 [9].")]
+Stride = Annotated[int | None, typer.Option(help="Source frames from one to the next [4].")]
+Fps = Annotated[float | None, typer.Option(help="Frames a second, instead of the stride.")]
+WindowStep = Annotated[
+    int | None, typer.Option(help="Source frames between clip starts [frames x stride].")
+]
+Size = Annotated[int | None, typer.Option(help="Rows and columns of a frame [256].")]
+Views = Annotated[str | None, typer.Option(help="Exo cameras, reference first: cam01,cam03,...")]
+MinViews = Annotated[int | None, typer.Option(help="Fewest exo views of a take [all].")]
+ExoFit = Annotated[
+    Literal["squash", "crop", "pad"] | None, typer.Option(help="Exo frames to size [squash].")
+]
+ExoLens = Annotated[
+    Literal["fisheye", "pinhole"] | None, typer.Option(help="Exo frames: raw [fisheye].")
+]
+EgoLens = Annotated[
+    Literal["pinhole", "fisheye"] | None, typer.Option(help="Ego frames: undistorted [pinhole].")
+]
+Page = Annotated[bool, typer.Option(help="Write ingest.html, with a sheet of pictures a take.")]
+CheckSync = Annotated[bool, typer.Option(help="Decode videos, to find those that are shifted.")]
+EncodeRate = Annotated[float, typer.Option(help="Clips/s of a GPU, assumed for the GPU hours.")]
+DownloadCommands = Annotated[
+    bool, typer.Option("--download-commands", help="Print what to fetch into ROOT; nothing else.")
+]
 StoreArgument = Annotated[str, typer.Argument(help="The store, or one version: FOLDER@HASH.")]
 
 
-def draw_progress(items: Iterable[Item], /, *, total: int, what: str, unit: str) -> Iterator[Item]:
-    """The items, with a line on stderr that shows count, rate and time left."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    clock = (TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"))
-    began = time.perf_counter()
-    with Progress(
-        *columns, *clock, TimeRemainingColumn(), console=Console(stderr=True)
-    ) as progress:
-        task = progress.add_task(what, total=total, rate="")
-        for done, item in enumerate(items, start=1):
-            yield item
-            seconds = (time.perf_counter() - began) / done
-            each = f"{1 / seconds:.1f} {unit}/s" if seconds < 1 else f"{seconds:.1f} s for each"
-            progress.update(task, advance=1, rate=each)
-
-
 def tell(report: Any, *, as_json: bool) -> None:
-    """Prints a report: one line a field for people, or one JSON object."""
+    """Prints a report: text, or one line a field, for people; or one JSON object."""
+    if isinstance(report, str):
+        typer.echo(report)
+        return
     plain = report if isinstance(report, dict) else dataclasses.asdict(report)
     if as_json:
         import orjson
@@ -155,52 +168,89 @@ def simulate(
         seconds=seconds,
         seed=seed,
         device=chosen_device(device),
-        track=draw_progress,
+        track=drawn,
     )
     tell(report, as_json=as_json)
 
 
 @app.command()
 def ingest(
-    root: Annotated[Path, typer.Argument(help="Ego-Exo4D's folder, where takes.json lies.")],
-    out: Annotated[Path, typer.Option(help="Clip index to write (Parquet).")] = Path(
-        "clips.parquet"
-    ),
-    category: Annotated[
-        list[str] | None, typer.Option(help="Only these: bike, basketball, covid, cpr.")
-    ] = None,
-    frames: Annotated[int, typer.Option(help="Frames a clip: 4k + 1.")] = 9,
-    stride: Annotated[int, typer.Option(min=1, help="Source frames from one to the next.")] = 4,
-    window_step: Annotated[
-        int | None, typer.Option(min=1, help="Source frames between clip starts [frames x stride].")
-    ] = None,
-    size: Annotated[int, typer.Option(help="Rows and columns of a frame.")] = 256,
-    ego_lens: Annotated[
-        Literal["pinhole", "fisheye"],
-        typer.Option(help="pinhole: undistorted ego frames; fisheye: raw, upright ones."),
-    ] = "pinhole",
+    root: Root = None,
+    rig: RigFolder = None,
+    out: ClipsOut = Path("clips.parquet"),
+    category: Categories = None,
+    category_rule: CategoryRule = "id",
+    split: Splits = None,
+    clips: PublishedClips = None,
+    frames: Frames = None,
+    stride: Stride = None,
+    fps: Fps = None,
+    window_step: WindowStep = None,
+    size: Size = None,
+    views: Views = None,
+    min_views: MinViews = None,
+    exo_fit: ExoFit = None,
+    exo_lens: ExoLens = None,
+    ego_lens: EgoLens = None,
+    page: Page = True,
+    check_sync: CheckSync = False,
+    encode_rate: EncodeRate = 10.0,
+    download_commands: DownloadCommands = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read Ego-Exo4D and list its clips, with the camera of every frame.
+    """Read Ego-Exo4D, or a rig, and list its clips with the camera of every frame.
 
-    Opens metadata and video headers only. What is left out is written, with the reason, to
-    rejects.parquet beside the list.
+    Opens metadata, video headers, and three frames a view for the page. What is left out is
+    written, with the reason, to rejects.parquet. Run again after an interruption, it goes on.
     """
+    from pipeline.doctor.summary import examine_ingest, summary
     from pipeline.ingest import ingest as list_clips
-    from stores.index import ClipRecipe
+    from pipeline.rig import Rig
+    from stores.recipe import ClipRecipe
 
-    recipe = ClipRecipe.model_validate(
-        {
-            "frames": frames,
-            "stride": stride,
-            "window_step": window_step or frames * stride,
-            "hw": (size, size),
-            "ego_lens": ego_lens,
-        }
+    source = root if rig is None else Rig(rig)
+    if source is None or (root and rig):
+        raise typer.BadParameter("give either ROOT or --rig FOLDER")
+    categories, splits = (tuple(of) if of else None for of in (category, split))
+    if download_commands and root:
+        return tell_download(root, categories, splits, category_rule, as_json=as_json)
+    asked: dict[str, Any] = {
+        **{"frames": frames, "stride": stride, "window_step": window_step},
+        **{"hw": (size, size) if size else None, "min_views": min_views},
+        **{"view_ids": tuple(views.split(",")) if views else None},
+        **{"exo_fit": exo_fit, "exo_lens": exo_lens, "ego_lens": ego_lens},
+    }
+    report = list_clips(
+        source,
+        out,
+        recipe=None if clips else ClipRecipe.sampled(fps, **asked),
+        categories=categories,
+        splits=splits,
+        category_by=category_rule,
+        clips=clips,
+        track=drawn,
     )
-    categories = tuple(category) if category else None
-    report = list_clips(root, out, recipe=recipe, categories=categories, track=draw_progress)
-    tell(report, as_json=as_json)
+    doctor = examine_ingest(report, check_sync, encode_rate, drawn) if page else None
+    found = dataclasses.asdict(report) | {"reasons": report.reasons, "doctor": doctor}
+    return tell(found if as_json else summary(report, doctor), as_json=as_json)
+
+
+def tell_download(
+    root: Path,
+    categories: tuple[str, ...] | None,
+    splits: tuple[str, ...] | None,
+    rule: Literal["id", "name"],
+    *,
+    as_json: bool,
+) -> None:
+    """Prints the commands that fetch what ingest and training need, with their bytes."""
+    from pipeline.download import download_plan
+    from pipeline.takes import CATEGORIES, SPLITS
+
+    plan = download_plan(
+        root, categories=categories or CATEGORIES, splits=splits or SPLITS, category_by=rule
+    )
+    tell(plan if as_json else str(plan), as_json=as_json)
 
 
 @app.command()
@@ -232,7 +282,7 @@ def encode_latents(
         frames_for=tuple(frames_for) if frames_for else ("test",),
         workers=workers,
         device=chosen_device(device),
-        track=draw_progress,
+        track=drawn,
     )
     tell(report, as_json=as_json)
 
@@ -276,7 +326,7 @@ def train(
         resume=resume,
         allow_other_store=allow_other_store,
         device=chosen_device(device),
-        track=draw_progress,
+        track=drawn,
     )
     tell(report, as_json=as_json)
 
@@ -308,7 +358,7 @@ def encode_first_frames(
         fill=fill,
         allow_other_store=allow_other_store,
         device=chosen_device(device),
-        track=draw_progress,
+        track=drawn,
     )
     tell(report, as_json=as_json)
 
@@ -347,7 +397,7 @@ def sample(
         limit=limit,
         seed=seed,
         device=chosen_device(device),
-        track=draw_progress,
+        track=drawn,
     )
     tell(report, as_json=as_json)
 
@@ -375,7 +425,7 @@ def evaluate(
         samples,
         trunk=alexnet,
         device=chosen_device(device),
-        track=draw_progress,
+        track=drawn,
     )
     if as_json:
         typer.echo(scores.model_dump_json(indent=2))
@@ -400,10 +450,45 @@ def verify(store: StoreArgument, as_json: AsJson = False) -> None:
     from stores.verify import verify_store
     from stores.zarr_store import open_store
 
-    report = verify_store(open_store(store), track=draw_progress)
+    report = verify_store(open_store(store), track=drawn)
     tell(report, as_json=as_json)
     if report.damaged:
         raise typer.Exit(1)
+
+
+@clips_app.command()
+def show(clips: Annotated[Path, typer.Argument(help="A clip index.")], as_json: AsJson = False):
+    """Say what a clip index holds: format, recipe, digest, clips."""
+    from stores.clip_list import describe_clips
+
+    tell(describe_clips(clips), as_json=as_json)
+
+
+@clips_app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="A clip index.")],
+    b: Annotated[Path, typer.Argument(help="Another one.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two clip indexes; exit code 1 if they are not the same list."""
+    from stores.clip_list import diff_clips
+
+    found = diff_clips(a, b)
+    tell(found, as_json=as_json)
+    if not found.is_same:
+        raise typer.Exit(1)
+
+
+@clips_app.command()
+def export(
+    clips: Annotated[Path, typer.Argument(help="A clip index.")],
+    csv: Annotated[Path, typer.Option(help="Table to write, a line a clip.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a clip index as a table that a spreadsheet opens."""
+    from stores.clip_list import export_csv
+
+    tell({"written": str(csv), "clips": export_csv(clips, csv)}, as_json=as_json)
 
 
 @app.command()
@@ -411,7 +496,7 @@ def demo(
     out: Annotated[Path, typer.Argument(help="Folder for everything that the demo makes.")],
     takes: Annotated[int, typer.Option(help="Simulated takes.")] = 6,
     seconds: Annotated[float, typer.Option(help="Length of a take.")] = 2.0,
-    size: Annotated[int, typer.Option(help="Rows and columns of a frame.")] = 128,
+    size: Annotated[int, typer.Option(help="Rows and columns of a frame.")] = 96,
 ) -> None:
     """Run the whole path on a simulated world, with tiny models, on any machine.
 
@@ -437,7 +522,7 @@ def demo(
 
     steps = {
         "simulate": lambda: simulate(root, takes=takes, seconds=seconds),
-        "ingest": lambda: ingest(root, clips, size=size, window_step=12),
+        "ingest": lambda: ingest(root, out=clips, size=size, window_step=12),
         "encode-latents": lambda: encode_latents(clips, store, vae="tiny"),
         "store verify": lambda: verify(at),
         "train --stage align": lambda: train_demo("align"),

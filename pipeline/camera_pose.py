@@ -6,6 +6,7 @@ an exo K is that of undistorted images, from which the raw focal length is found
 """
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ import torch
 from einops import rearrange
 from jaxtyping import Float64
 
-from exo2ego.geometry.camera import CameraError, check_rigid, invert_rigid
+from exo2ego.geometry.camera import (
+    ORTHONORMAL_TOLERANCE,
+    CameraError,
+    check_rigid,
+    invert_rigid,
+)
 from exo2ego.geometry.lenses import KannalaBrandt
+from pipeline.fit import UNDISTORT_BALANCE, undistorted_pinhole
 from pipeline.rejects import TakeRejected
 
-UNDISTORT_BALANCE = 0.8
-"""OpenCV's `balance` when the dataset's authors made the undistorted exo K."""
 RAW_LANDSCAPE_HW, RAW_PORTRAIT_HW = (2160, 3840), (3840, 2160)
 """Rows and columns of the GoPro images that the undistorted K was made for."""
 _RAW_PER_UNDISTORTED = (1.35, 1.45)
@@ -50,16 +55,20 @@ def ego_poses(
 
     The released files end two frames before the video, and may have gaps."""
     by_frame = _field(cameras, cam_id, "camera_extrinsics")
-    if not isinstance(by_frame, dict) or not all(key.isdecimal() for key in by_frame):
+    if (
+        not isinstance(by_frame, dict)
+        or "" in by_frame
+        or not "".join(["0", *by_frame]).isdecimal()
+    ):
         raise TakeRejected("bad_camera_pose", f"{cam_id}: extrinsics are not keyed by frame")
     poses = np.full((frame_count, 4, 4), np.nan)
     if not by_frame:
         return poses
-    frames = [int(key) for key in by_frame]
+    frames = list(map(int, by_frame))
     if max(frames) >= frame_count:
         detail = f"{cam_id}: pose of frame {max(frames)}, but the video has {frame_count} frames"
         raise TakeRejected("video_shorter_than_poses", detail)
-    extrinsics = _numbers(list(by_frame.values()), (len(frames), 3, 4), cam_id)
+    extrinsics = _matrices(list(by_frame.values()), cam_id)
     poses[frames] = _world_from_cam(extrinsics, cam_id)
     return poses
 
@@ -80,26 +89,8 @@ def exo_lens(cameras: Mapping[str, Any], cam_id: str, portrait: bool) -> Kannala
 
 
 def undistorted_focal(lens: KannalaBrandt, balance: float) -> float:
-    """OpenCV's fisheye.estimateNewCameraMatrixForUndistortRectify: its new fx, for R = 1.
-
-    The middles of the four edges are undistorted; each gives the focal length that puts it on the
-    edge again; `balance` weighs the smallest of the four against the largest."""
-    rows, columns = lens.hw
-    edges = torch.tensor(
-        [[columns / 2, 0.0], [columns, rows / 2], [columns / 2, rows], [0.0, rows / 2]],
-        dtype=torch.float64,
-    )
-    # OpenCV counts pixels from their centres, this lens from their corners.
-    directions, seen = lens.unproject(edges + 0.5)
-    if not seen.all():
-        raise CameraError("an edge of the image is outside the lens's field")
-    points = directions[:, :2] / directions[:, 2:]
-    ratio = lens.fx / lens.fy
-    points = points * torch.tensor([1.0, ratio], dtype=torch.float64)
-    middle, least, most = points.mean(0), points.amin(0), points.amax(0)
-    half = torch.tensor([columns, rows * ratio], dtype=torch.float64) / 2
-    focals = torch.cat([half / (middle - least), half / (most - middle)])
-    return (balance * focals.min() + (1 - balance) * focals.max()).item()
+    """The focal length across that OpenCV gives to the undistorted image of this lens."""
+    return undistorted_pinhole(lens, balance).fx
 
 
 def _raw_lens(
@@ -160,14 +151,36 @@ def _numbers(value: Any, shape: tuple[int, ...], cam_id: str) -> Float64[np.ndar
     return numbers
 
 
+def _matrices(values: list[Any], cam_id: str) -> Float64[np.ndarray, "n 3 4"]:
+    # numpy takes twice as long to find out by itself how deep the lists are
+    try:
+        rows = list(chain.from_iterable(values))
+        if set(map(len, values)) | {3} == {3} and set(map(len, rows)) | {4} == {4}:
+            numbers = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * 4)
+            return rearrange(numbers, "(n i j) -> n i j", i=3, j=4)
+    except (TypeError, ValueError) as damage:
+        raise TakeRejected("bad_camera_pose", f"{cam_id}: {damage}") from damage
+    raise TakeRejected("bad_camera_pose", f"{cam_id}: a pose is not of 3 x 4 numbers")
+
+
+def _are_plainly_rigid(extrinsics: Float64[np.ndarray, "n 3 4"]) -> bool:
+    """False if `check_rigid`, which costs more, has to look; NaN compares as false."""
+    rotation = extrinsics[:, :, :3]
+    gram = np.einsum("nij,nik->njk", rotation, rotation)
+    close = np.abs(gram - np.eye(3)).max(initial=0.0) < ORTHONORMAL_TOLERANCE / 2
+    upright = (np.cross(rotation[:, :, 0], rotation[:, :, 1]) * rotation[:, :, 2]).sum(1) > 0
+    return bool(close and upright.all() and np.isfinite(extrinsics).all())
+
+
 def _world_from_cam(
     extrinsics: Float64[np.ndarray, "n 3 4"], cam_id: str
 ) -> Float64[np.ndarray, "n 4 4"]:
     cam_from_world = torch.zeros((len(extrinsics), 4, 4), dtype=torch.float64)
     cam_from_world[:, :3] = torch.from_numpy(extrinsics)
     cam_from_world[:, 3, 3] = 1
-    try:
-        check_rigid(cam_from_world, cam_id)
-    except CameraError as fault:
-        raise TakeRejected("bad_camera_pose", str(fault)) from fault
+    if not _are_plainly_rigid(extrinsics):
+        try:
+            check_rigid(cam_from_world, cam_id)
+        except CameraError as fault:
+            raise TakeRejected("bad_camera_pose", str(fault)) from fault
     return invert_rigid(cam_from_world).numpy()

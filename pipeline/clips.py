@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from pipeline.egoexo4d import Take, TakeCamera
+from pipeline.dataset import Take, TakeCamera
 from pipeline.rejects import Reject
-from stores.index import CameraRow, ClipRecipe, ClipRow
+from stores.index import CameraRow, ClipRow
+from stores.recipe import ClipRecipe
 
 TEST_CENTRAL, TEST_ALL = "test-1", "test-all"
 """Evaluation sets: the central window of each test take, and all windows of test takes."""
@@ -76,6 +77,7 @@ def _central(take: Take, recipe: ClipRecipe, starts: list[int]) -> int:
 
 def _clip(take: Take, recipe: ClipRecipe, start: int, central: int) -> ClipRow:
     frames = _frames(recipe, start)
+    absent = (None,) * (recipe.views - len(take.exos))
     sets = (TEST_ALL, TEST_CENTRAL) if start == central else (TEST_ALL,)
     return ClipRow(
         clip_id=clip_id(take, start),
@@ -87,7 +89,7 @@ def _clip(take: Take, recipe: ClipRecipe, start: int, central: int) -> ClipRow:
         split=take.split,
         frames=tuple(frames),
         ego=_camera(take.ego, take.ego.world_from_cam[frames]),
-        exos=tuple(_camera(exo, exo.world_from_cam) for exo in take.exos),
+        exos=(*(_camera(exo, exo.world_from_cam) for exo in take.exos), *absent),
         sets=tuple(sorted(sets)) if take.split == "test" else (),
     )
 

@@ -10,69 +10,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Float64
-
-from exo2ego.geometry.camera import compose
-from exo2ego.geometry.lenses import Lens
-from pipeline.aria import (
-    EgoCalibration,
-    ExoCalibration,
-    calibration_times_us,
-    read_ego_calibration,
-    read_gopro_calibs,
-    timesync_times_us,
-    trajectory_poses,
+from pipeline.agreement import PoseSources
+from pipeline.aria import ExoCalibration, read_ego_calibration, read_gopro_calibs
+from pipeline.camera_pose import exo_lens, exo_pose, read_camera_pose
+from pipeline.cameras import (
+    EGO_STREAM,
+    EXO_STREAM,
+    choose_ego,
+    choose_exos,
+    lens_of_video,
+    synchronised_frames,
+    turned_like_video,
 )
-from pipeline.camera_pose import ego_poses, exo_lens, exo_pose, read_camera_pose
-from pipeline.cameras import EGO_STREAM, EXO_STREAM, choose_ego, choose_exos
+from pipeline.dataset import Take, TakeCamera, TakeEntry
+from pipeline.ego_poses import annotated_ego_poses, recorded_ego_poses, upright
 from pipeline.rejects import TakeRejected
-from pipeline.takes import CategoryRule, TakeEntry, TakeRecord, is_inside, read_takes
+from pipeline.takes import CategoryRule, TakeRecord, is_inside, read_takes
 from pipeline.video import VideoFault, VideoHeader, probe
-from stores.index import ClipRecipe
+from stores.recipe import ClipRecipe
 
 ARIA_TURNS_CW = 1
 """Quarter turns from Aria's sensor to its aligned video, which is stored upright."""
-_RAW_FROM_UPRIGHT = ((0.0, 1.0, 0.0, 0.0), (-1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0))
 _SMALL_COPIES = "downscaled/448"
-_ASPECT_SLACK, _ROUNDING_PX = 0.01, 2.0  # ffmpeg's `scale` makes sides even
-_FPS_SLACK = 0.01
-
-
-@dataclass(frozen=True, eq=False)
-class TakeCamera:
-    """One camera of a take: its video, its lens as plain numbers, and where it stood."""
-
-    cam_id: str
-    video: str
-    """Path below the root, with forward slashes."""
-    lens: str
-    params: tuple[float, ...]
-    """In the order of the lens's kind, for frames of `hw`, pixel centres at +0.5."""
-    hw: tuple[int, int]
-    """Rows and columns of the video's frames before `quarter_turns_cw`."""
-    quarter_turns_cw: int
-    world_from_cam: Float64[np.ndarray, "n 4 4"]
-    """n = 1 if fixed, else one a video frame, NaN where there is none."""
-
-
-@dataclass(frozen=True, eq=False)
-class Take:
-    """One usable take: five synchronised videos with cameras."""
-
-    take_name: str
-    take_uid: str
-    capture_name: str
-    participant_uid: str
-    category: str
-    split: str
-    fps: float
-    frame_count: int
-    ego: TakeCamera
-    exos: tuple[TakeCamera, ...]
-    task_frames: tuple[int, int] | None
-    """First frame of the task and one past its last; None if takes.json does not say."""
+_READ_IN = ("trajectory", "frame_aligned_videos", f"frame_aligned_videos/{_SMALL_COPIES}")
+_ROUNDING_PX = 2.0  # ffmpeg's `scale` makes sides even
 
 
 @dataclass(frozen=True)
@@ -86,35 +47,73 @@ class EgoExo4D:
 
     def __init__(self, root: Path, *, category_by: CategoryRule = "id"):
         self.root = root
-        self._entries = read_takes(root, category_by)
+        self._category_by: CategoryRule = category_by
 
     def takes(self) -> list[TakeEntry]:
-        """Every entry of takes.json by name, usable or not."""
-        return list(self._entries)
+        """Every entry of takes.json by name, usable or not.
+
+        Read at each call, so that readers in other processes carry no list of takes."""
+        return read_takes(self.root, self._category_by)
+
+    def inputs(self, entry: TakeEntry) -> list[Path]:
+        """Files of the take's folders, its camera_pose and its capture's timesync.csv."""
+        if entry.fault is not None or not isinstance(entry.record, TakeRecord):
+            return []
+        below = entry.record.root_dir or f"takes/{entry.take_name}"
+        take = [self.root / above / below / part for above in (".", "takes") for part in _READ_IN]
+        name = f"*/camera_pose/{entry.take_uid}.json"
+        times = Path("captures") / entry.record.capture.capture_name / "timesync.csv"
+        return [
+            *(file for folder in take for file in _listed(folder)),
+            *(self.root / "annotations" / "ego_pose").glob(name),
+            *(self.root / times, self.root / "captures" / times),
+        ]
 
     def load(self, entry: TakeEntry, recipe: ClipRecipe) -> Take:
         """The take with its cameras. Raises TakeRejected with the reason if it cannot be used."""
-        if entry.fault is not None or entry.record is None:
-            raise TakeRejected(*(entry.fault or ("malformed_entry", "")))
         try:
-            return self._load(entry, entry.record, recipe)
+            return self._load(entry, _record(entry), recipe)
         except VideoFault as fault:
             detail = f"{fault.where}: expected {fault.expected}, got {fault.got}"
             raise TakeRejected("unreadable_video", detail) from fault
         except OSError as refused:
             raise TakeRejected("unreadable_file", str(refused)) from refused
 
+    def pose_sources(self, entry: TakeEntry) -> PoseSources | None:
+        """What camera_pose and the trajectory's folder each say; None unless the take has both.
+
+        Raises TakeRejected where `load` would."""
+        record = _record(entry)
+        folder = self._take_folder(record)
+        annotated = read_camera_pose(self.root, record.take_uid)
+        trajectory = folder / "trajectory"
+        if not annotated or not (trajectory / "closed_loop_trajectory.csv").is_file():
+            return None
+        gopros, _ = read_gopro_calibs(trajectory / "gopro_calibs.csv")
+        calibration = read_ego_calibration(trajectory / "online_calibration.jsonl")
+        cam_id = choose_ego(record)
+        frames = self._video(folder, record.video_of(cam_id, EGO_STREAM)).header.frames
+        poses = annotated_ego_poses(annotated, cam_id, frames)
+        if poses is None:
+            return None
+        both = sorted(gopros.keys() & annotated.keys())
+        return PoseSources(
+            ego_annotated=poses,
+            ego_recorded=recorded_ego_poses(self.root, folder, record, cam_id, frames, calibration),
+            exos_annotated={cam: _annotated_exo(annotated, cam, gopros[cam]) for cam in both},
+            exos_recorded={cam: gopros[cam] for cam in both},
+        )
+
     def _load(self, entry: TakeEntry, record: TakeRecord, recipe: ClipRecipe) -> Take:
         folder = self._take_folder(record)
         poses = read_camera_pose(self.root, record.take_uid) or {}
         gopros, refused = read_gopro_calibs(folder / "trajectory" / "gopro_calibs.csv")
         ego_id = choose_ego(record)
-        exo_ids = choose_exos(record, recipe.views, {*gopros, *poses}, refused)
+        exo_ids = choose_exos(record, recipe, {*gopros, *poses}, refused)
         videos = {ego_id: self._video(folder, record.video_of(ego_id, EGO_STREAM))}
         videos |= {cam: self._video(folder, record.video_of(cam, EXO_STREAM)) for cam in exo_ids}
-        frame_count = _frame_count(videos, recipe.fps)
-        ego = self._ego(folder, record, ego_id, videos[ego_id], poses)
-        exos = [_exo(cam, videos[cam], gopros.get(cam), poses) for cam in exo_ids]
+        headers = {cam: video.header for cam, video in videos.items()}
+        frame_count = synchronised_frames(headers, recipe.fps)
         return Take(
             take_name=record.take_name,
             take_uid=record.take_uid,
@@ -124,8 +123,8 @@ class EgoExo4D:
             split=entry.split,
             fps=recipe.fps,
             frame_count=frame_count,
-            ego=ego,
-            exos=tuple(exos),
+            ego=self._ego(folder, record, ego_id, videos[ego_id], poses),
+            exos=tuple(_exo(cam, videos[cam], gopros.get(cam), poses) for cam in exo_ids),
             task_frames=_task_frames(record, recipe.fps, frame_count),
         )
 
@@ -161,9 +160,11 @@ class EgoExo4D:
             raise TakeRejected("odd_video_size", f"{cam_id}: {video.header.hw} is not square")
         raw_hw = (columns, rows) if ARIA_TURNS_CW % 2 else (rows, columns)
         frames = video.header.frames
-        world_from_raw = ego_poses(annotated, cam_id, frames) if cam_id in annotated else None
-        if world_from_raw is None or not np.isfinite(world_from_raw).any():
-            world_from_raw = self._ego_from_trajectory(folder, record, cam_id, frames, calibration)
+        world_from_raw = annotated_ego_poses(annotated, cam_id, frames)
+        if world_from_raw is None:
+            world_from_raw = recorded_ego_poses(
+                self.root, folder, record, cam_id, frames, calibration
+            )
         return TakeCamera(
             cam_id=cam_id,
             video=video.path,
@@ -171,82 +172,50 @@ class EgoExo4D:
             params=calibration.lens.resized(raw_hw).params,
             hw=raw_hw,
             quarter_turns_cw=ARIA_TURNS_CW,
-            world_from_cam=_upright(world_from_raw),
+            world_from_cam=upright(world_from_raw),
         )
 
-    def _ego_from_trajectory(
-        self,
-        folder: Path,
-        record: TakeRecord,
-        cam_id: str,
-        frame_count: int,
-        calibration: EgoCalibration,
-    ) -> Float64[np.ndarray, "n 4 4"]:
-        path = folder / "trajectory" / "closed_loop_trajectory.csv"
-        if not path.is_file():
-            raise TakeRejected("no_ego_poses", f"no camera_pose for {cam_id}, no {path.name}")
-        times_us = self._timesync(record, cam_id, frame_count)
-        if times_us is None:
-            times_us = calibration_times_us(path.with_name("online_calibration.jsonl"))
-            if len(times_us) != frame_count:
-                detail = f"{len(times_us)} calibration lines for {frame_count} frames, no timesync"
-                raise TakeRejected("no_frame_times", detail)
-        return trajectory_poses(path, times_us, calibration.device_from_cam)
 
-    def _timesync(
-        self, record: TakeRecord, cam_id: str, frame_count: int
-    ) -> Float64[np.ndarray, "n"] | None:
-        start, end = record.timesync_start_idx, record.timesync_end_idx
-        if start is None or end is None:
-            return None
-        below = Path("captures") / record.capture.capture_name / "timesync.csv"
-        found = next(
-            (
-                path
-                for path in (self.root / below, self.root / "captures" / below)
-                if path.is_file()
-            ),
-            self.root / below,
-        )
-        times_us = timesync_times_us(found, cam_id, start, frame_count)
-        if times_us is not None and end - start != frame_count:
-            detail = f"rows {start} to {end} for {frame_count} video frames"
-            raise TakeRejected("bad_timesync", detail)
-        return times_us
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # absent, or closed to us: `load` will say which
+        return []
+
+
+def _record(entry: TakeEntry) -> TakeRecord:
+    if entry.fault is not None or not isinstance(entry.record, TakeRecord):
+        raise TakeRejected(*(entry.fault or ("malformed_entry", "")))
+    return entry.record
 
 
 def _exo(
     cam_id: str, video: _Video, calibration: ExoCalibration | None, annotated: Mapping[str, Any]
 ) -> TakeCamera:
     hw = video.header.hw
-    lens: Lens
     if calibration is not None:
-        lens, world_from_cam = calibration.lens, calibration.world_from_cam
+        lens = turned_like_video(calibration.lens, hw)
+        world_from_cam = calibration.world_from_cam
     else:
         lens = exo_lens(annotated, cam_id, portrait=hw[0] > hw[1])
         world_from_cam = exo_pose(annotated, cam_id)
-    off_px = abs(hw[1] - hw[0] * lens.hw[1] / lens.hw[0])
-    if off_px > max(_ROUNDING_PX, _ASPECT_SLACK * hw[1]):
-        raise TakeRejected("odd_video_size", f"{cam_id}: video {hw}, calibration {lens.hw}")
     return TakeCamera(
         cam_id=cam_id,
         video=video.path,
         lens="kannala_brandt",
-        params=lens.resized(hw).params,
+        params=lens_of_video(lens, hw, cam_id).params,
         hw=hw,
         quarter_turns_cw=0,
         world_from_cam=world_from_cam,
     )
 
 
-def _frame_count(videos: Mapping[str, _Video], fps: float) -> int:
-    for cam_id, video in videos.items():
-        if abs(video.header.fps - fps) > _FPS_SLACK:
-            raise TakeRejected("wrong_fps", f"{cam_id}: {video.header.fps:g}, not {fps:g}")
-    counts = {cam_id: video.header.frames for cam_id, video in videos.items()}
-    if len(set(counts.values())) != 1:
-        raise TakeRejected("frame_counts_differ", str(counts))
-    return next(iter(counts.values()))
+def _annotated_exo(
+    annotated: Mapping[str, Any], cam_id: str, beside: ExoCalibration
+) -> ExoCalibration:
+    """The exo camera as camera_pose alone has it; `beside` only says how the image lies."""
+    portrait = beside.lens.hw[0] > beside.lens.hw[1]
+    return ExoCalibration(exo_lens(annotated, cam_id, portrait), exo_pose(annotated, cam_id))
 
 
 def _task_frames(record: TakeRecord, fps: float, frame_count: int) -> tuple[int, int] | None:
@@ -257,11 +226,3 @@ def _task_frames(record: TakeRecord, fps: float, frame_count: int) -> tuple[int,
     first = 0 if start is None else max(0, math.ceil(start * fps))
     past = frame_count if end is None else min(frame_count, math.floor(end * fps) + 1)
     return first, max(first, past)
-
-
-def _upright(world_from_raw: Float64[np.ndarray, "n 4 4"]) -> Float64[np.ndarray, "n 4 4"]:
-    raw_from_upright = torch.tensor([*_RAW_FROM_UPRIGHT, (0.0, 0.0, 0.0, 1.0)], dtype=torch.float64)
-    poses = np.full_like(world_from_raw, np.nan)
-    known = np.isfinite(world_from_raw).all(axis=(1, 2))
-    poses[known] = compose(torch.from_numpy(world_from_raw[known]), raw_from_upright).numpy()
-    return poses

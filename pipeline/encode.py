@@ -153,7 +153,12 @@ def _recipe(index: ClipIndex, vae_spec: str, device: str) -> StoreRecipe:
 
 def _arrays_for(row: ClipRow, frames_for: tuple[str, ...]) -> tuple[str, ...]:
     keeps = row.split in frames_for
-    return tuple(name for name, spec in ARRAYS.items() if keeps or spec.every_clip)
+    filmed = bool(row.ego.video)
+    return tuple(
+        name
+        for name, spec in ARRAYS.items()
+        if (keeps or spec.every_clip) and (filmed or not spec.of_ego_video)
+    )
 
 
 def _keeps_arrays(old: StoredClip, row: ClipRow, arrays: tuple[str, ...]) -> bool:

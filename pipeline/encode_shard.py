@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,18 @@ from jaxtyping import Float16, UInt8
 from torch import Tensor
 
 from exo2ego.geometry.camera import CameraError
-from exo2ego.geometry.lenses import Lens, make_lens, virtual_pinhole
 from exo2ego.geometry.plucker import align_rays, ego_rays
 from exo2ego.model.vae import LatentCodec, load_codec, video_from_frames
-from pipeline.video import Resampler, VideoFault, iterate_frames
+from pipeline.fit import FrameMaker, ego_lens
+from pipeline.video import VideoFault, iterate_frames
 from stores.errors import StoreFault, UserFault
-from stores.index import CameraRow, ClipRecipe, ClipRow
+from stores.index import CameraRow, ClipRow
+from stores.recipe import ClipRecipe
 from stores.version import StoreRecipe
 from stores.zarr_store import write_shard
 
-ClipFrames = list[UInt8[Tensor, "T H W 3"]]
-"""The frames of one view, clip by clip."""
+ClipFrames = list[UInt8[Tensor, "T H W 3"] | None]
+"""The frames of one view, clip by clip; None where the view is absent."""
 
 
 @dataclass(frozen=True)
@@ -82,47 +83,44 @@ def encode_shard(task: ShardTask) -> ShardOutcome:
     return ShardOutcome(task.shard.number, time.perf_counter() - started, None)
 
 
-def ego_lens(recipe: ClipRecipe, ego: CameraRow) -> Lens:
-    """The lens that the stored ego frames are seen through, for frames of the recipe's size."""
-    if recipe.ego_lens == "pinhole":
-        return virtual_pinhole(recipe.hw, recipe.ego_focal_per_side)
-    return _video_lens(ego).resized(recipe.hw)
-
-
 def _rows(task: ShardTask, codec: LatentCodec) -> dict[str, Iterator[np.ndarray]]:
     """Rows of every array of the task, clip by clip, made as they are written."""
-    recipe, clips = task.job.recipe.clips, task.shard.clips
-    ego = _decode_view(task, [clip.ego for clip in clips], is_ego=True)
+    recipe, clips, wanted = task.job.recipe.clips, task.shard.clips, task.shard.arrays
+    has_ego = "ego_latents" in wanted
+    ego = _decode_view(task, [clip.ego for clip in clips], is_ego=True) if has_ego else []
     exos, exo_latents = [], []
     for view in range(recipe.views):
         frames = _decode_view(task, [clip.exos[view] for clip in clips], is_ego=False)
-        exo_latents.append([_encode(codec, clip) for clip in frames])
+        exo_latents.append([_encode(codec, recipe, clip) for clip in frames])
         # else a view's frames may go as soon as it is encoded
-        if "exo_frames" in task.shard.arrays:
-            exos.append(frames)
+        if "exo_frames" in wanted:
+            exos.append([_frames_or_black(recipe, clip) for clip in frames])
     rows = {
         "exo_latents": (np.stack(views, axis=1) for views in zip(*exo_latents, strict=True)),
-        "ego_latents": (_encode(codec, clip) for clip in ego),
+        "ego_latents": (_encode(codec, recipe, clip) for clip in ego),
         "align_rays": (_align_rays(recipe, clip) for clip in clips),
         "ego_rays": (_ego_rays(recipe, clip) for clip in clips),
-        "ego_frames": (clip.numpy() for clip in ego),
-        "exo_frames": (torch.stack(views).numpy() for views in zip(*exos, strict=True)),
+        "ego_frames": (_frames_or_black(recipe, clip) for clip in ego),
+        "exo_frames": (np.stack(views) for views in zip(*exos, strict=True)),
     }
-    return {name: rows[name] for name in task.shard.arrays}
+    return {name: rows[name] for name in wanted}
 
 
-def _decode_view(task: ShardTask, cameras: list[CameraRow], *, is_ego: bool) -> ClipFrames:
+def _decode_view(
+    task: ShardTask, cameras: Sequence[CameraRow | None], *, is_ego: bool
+) -> ClipFrames:
     """Each clip's frames in this view, at the recipe's size; each video is decoded once."""
-    found: list[UInt8[Tensor, "T H W 3"] | None] = [None] * len(cameras)
-    for source in dict.fromkeys(map(_source, cameras)):
-        members = [k for k, camera in enumerate(cameras) if _source(camera) == source]
+    found: ClipFrames = [None] * len(cameras)
+    there = {k: camera for k, camera in enumerate(cameras) if camera is not None}
+    for source in dict.fromkeys(map(_source, there.values())):
+        members = [k for k, camera in there.items() if _source(camera) == source]
         wanted = sorted({frame for k in members for frame in task.shard.clips[k].frames})
-        camera = cameras[members[0]]
-        resampler = _resampler(task.job.recipe.clips, camera, is_ego=is_ego)
-        small = _decode(task.job.root / camera.video, wanted, resampler)
+        camera = there[members[0]]
+        make = FrameMaker(task.job.recipe.clips, camera, is_ego=is_ego)
+        small = _decode(task.job.root / camera.video, wanted, make)
         for k in members:
             found[k] = torch.stack([small[frame] for frame in task.shard.clips[k].frames])
-    return [frames for frames in found if frames is not None]
+    return found
 
 
 def _source(camera: CameraRow) -> tuple[Any, ...]:
@@ -130,51 +128,56 @@ def _source(camera: CameraRow) -> tuple[Any, ...]:
     return camera.video, camera.lens, camera.params, camera.hw, camera.quarter_turns_cw
 
 
-def _decode(
-    path: Path, wanted: list[int], resampler: Resampler
-) -> dict[int, UInt8[Tensor, "H W 3"]]:
+def _decode(path: Path, wanted: list[int], make: FrameMaker) -> dict[int, UInt8[Tensor, "H W 3"]]:
     """The wanted frames by their index, resampled one by one."""
     small = {}
     for index, frame in iterate_frames(path, wanted):
-        if frame.shape[:2] != resampler.source_hw:
+        if frame.shape[:2] != make.source_hw:
             raise VideoFault(
                 "The video's frames are not of the size that its camera was calibrated for.",
                 where=path,
-                expected=resampler.source_hw,
+                expected=make.source_hw,
                 got=frame.shape[:2],
                 fix="Take video and calibration of one release, then ingest again.",
             )
-        small[index] = resampler(torch.from_numpy(frame)[None])[0]
+        small[index] = make(torch.from_numpy(frame)[None])[0]
     return small
 
 
-def _resampler(recipe: ClipRecipe, camera: CameraRow, *, is_ego: bool) -> Resampler:
-    source = _video_lens(camera)
-    if is_ego and recipe.ego_lens == "pinhole":
-        return Resampler(source, virtual_pinhole(recipe.hw, recipe.ego_focal_per_side))
-    return Resampler(source.hw, recipe.hw)
-
-
-def _video_lens(camera: CameraRow) -> Lens:
-    return make_lens(camera.lens, camera.params, camera.hw, camera.quarter_turns_cw)
-
-
-def _encode(codec: LatentCodec, frames: UInt8[Tensor, "T H W 3"]) -> Float16[np.ndarray, "t c h w"]:
+def _encode(
+    codec: LatentCodec, recipe: ClipRecipe, frames: UInt8[Tensor, "T H W 3"] | None
+) -> Float16[np.ndarray, "t c h w"]:
+    """Latents as they are stored; NaN for a view that is absent."""
+    if frames is None:
+        latent = recipe.shape.latent()
+        shape = (latent.frames, latent.channels, *latent.hw)
+        return np.full(shape, np.nan, dtype=np.float16)
     latents = codec.encode(video_from_frames(frames[None]))
     return rearrange(latents, "1 c t h w -> t c h w").to(torch.float16).cpu().numpy()
 
 
+def _frames_or_black(
+    recipe: ClipRecipe, frames: UInt8[Tensor, "T H W 3"] | None
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Frames as they are stored; bytes have no NaN, so an absent view is black."""
+    if frames is None:
+        return np.zeros((recipe.frames, *recipe.hw, 3), dtype=np.uint8)
+    return frames.numpy()
+
+
 def _ego_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "T 6 H W"]:
-    world_from_ego, world_from_ref = _poses(clip.ego), _poses(clip.exos[0])[0]
+    world_from_ego, world_from_ref = _poses(clip.ego), _poses(clip.present[0])[0]
     lens = ego_lens(recipe, clip.ego)
     return _half(ego_rays(lens, world_from_ego, world_from_ref, recipe.hw))
 
 
 def _align_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "v 6 h w"]:
-    world_from_exo = torch.stack([_poses(exo)[0] for exo in clip.exos])
+    world_from_exo = torch.stack([_poses(exo)[0] for exo in clip.present])
     latent_hw = recipe.shape.latent().hw
     lens = ego_lens(recipe, clip.ego)
-    return _half(align_rays(lens, _poses(clip.ego)[0], world_from_exo, latent_hw))
+    rays = _half(align_rays(lens, _poses(clip.ego)[0], world_from_exo, latent_hw))
+    absent = recipe.views - len(rays)
+    return np.pad(rays, [(0, absent), (0, 0), (0, 0), (0, 0)], constant_values=np.nan)
 
 
 def _poses(camera: CameraRow) -> Tensor:

@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from pipeline.dataset import TakeEntry
 from stores.errors import UserFault
 
+SPLITS = ("train", "val", "test")
+"""As splits.json names them."""
 CATEGORIES = ("bike", "basketball", "covid", "cpr")
 """The paper's four categories (its Table 1)."""
 CategoryRule = Literal["id", "name"]
@@ -60,6 +63,7 @@ class TakeRecord(BaseModel):
     participant_uid: str | None = Field(None, description="who wore the ego camera")
     is_dropped: bool | None = Field(None, description="withdrawn by the dataset's authors")
     task_id: int | None = Field(None, description="what is done")
+    task_name: str | None = Field(None, description="the same in words")
     parent_task_id: int | None = Field(None, description="what kind of thing is done")
     parent_task_name: str | None = Field(None, description="the same in words")
     task_start_sec: float | None = Field(None, description="where the task begins in the videos")
@@ -86,22 +90,6 @@ class TakeRecord(BaseModel):
         return found.relative_path if found and not found.is_collage else None
 
 
-@dataclass(frozen=True)
-class TakeEntry:
-    """One take as takes.json and splits.json list it."""
-
-    take_name: str
-    take_uid: str
-    category: str
-    """One of CATEGORIES, or the slug of another parent task's name."""
-    split: str
-    """train, val or test; empty if it has none."""
-    record: TakeRecord | None
-    """None if the entry is malformed."""
-    fault: tuple[str, str] | None
-    """Reason and detail if the take cannot be used whatever lies on disk."""
-
-
 def read_takes(root: Path, rule: CategoryRule) -> list[TakeEntry]:
     """Every entry of takes.json, by name; its order there does not matter.
 
@@ -118,7 +106,8 @@ def read_takes(root: Path, rule: CategoryRule) -> list[TakeEntry]:
     for entry in entries:
         again = names & {f"uid {entry.take_uid}", f"name {entry.take_name}"}
         if again and entry.fault is None:
-            entry = _with_fault(entry, "duplicate_take", f"{' and '.join(sorted(again))} again")
+            detail = f"{' and '.join(sorted(again))} again"
+            entry = replace(entry, fault=("duplicate_take", detail))
         elif entry.fault is None:
             names |= {f"uid {entry.take_uid}", f"name {entry.take_name}"}
         kept.append(entry)
@@ -137,8 +126,8 @@ def read_splits(root: Path) -> dict[str, str]:
 
 def is_inside(path: str) -> bool:
     """True if a relative path stays in its folder and is not empty."""
-    parts = PurePosixPath(path).parts
-    return bool(parts) and ".." not in parts and parts[0] != "/" and "\\" not in path
+    parts = set(path.split("/"))
+    return bool(parts - {"", "."}) and ".." not in parts and path[0] != "/" and "\\" not in path
 
 
 def _entry(plain: Any, splits: Mapping[str, str], rule: CategoryRule) -> TakeEntry:
@@ -153,13 +142,13 @@ def _entry(plain: Any, splits: Mapping[str, str], rule: CategoryRule) -> TakeEnt
         return TakeEntry(name, uid, task, splits.get(uid, ""), None, ("malformed_entry", detail))
     split = splits.get(record.take_uid, "")
     category = _CATEGORY_RULES[rule](record)
-    fault = _entry_fault(record, split)
-    return TakeEntry(record.take_name, record.take_uid, category, split, record, fault)
+    fault, kinds = _entry_fault(record, split), _kinds(record, rule)
+    return TakeEntry(record.take_name, record.take_uid, category, split, record, fault, kinds)
 
 
 def _entry_fault(record: TakeRecord, split: str) -> tuple[str, str] | None:
     for name in (record.take_name, record.take_uid, record.capture.capture_name):
-        if not is_inside(name) or len(PurePosixPath(name).parts) != 1 or name == ".":
+        if not is_inside(name) or "/" in name:
             return "bad_name", repr(name)
     if record.root_dir is not None and not is_inside(record.root_dir):
         return "bad_name", f"root_dir {record.root_dir!r}"
@@ -170,20 +159,26 @@ def _entry_fault(record: TakeRecord, split: str) -> tuple[str, str] | None:
     return None
 
 
-def _with_fault(entry: TakeEntry, reason: str, detail: str) -> TakeEntry:
-    return TakeEntry(
-        entry.take_name, entry.take_uid, entry.category, entry.split, entry.record, (reason, detail)
-    )
-
-
 def _category_by_id(task_id: Any, parent_id: Any, parent_name: str | None) -> str:
     named = _CATEGORY_OF_PARENT.get(parent_id) or _CATEGORY_OF_TASK.get(task_id)
-    return named or re.sub(r"[^a-z0-9]+", "-", (parent_name or "unknown").lower()).strip("-")
+    return named or _slug(parent_name or "unknown")
 
 
 def _category_by_name(record: TakeRecord) -> str:
     # As Exo2Ego-V sorts takes; misses takes whose names hold no such word.
     return next((word for word in CATEGORIES if word in record.take_name.lower()), "unknown")
+
+
+def _kinds(record: TakeRecord, rule: CategoryRule) -> frozenset[str]:
+    """What the take's category is called beside its own name. By name it has no other names:
+    the parent task is called basketball too, and its takes would come in by another door."""
+    ids = {str(number) for number in (record.task_id, record.parent_task_id) if number is not None}
+    names = (record.task_name, record.parent_task_name) if rule == "id" else ()
+    return frozenset(ids | {_slug(name) for name in names if name})
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 _CATEGORY_RULES: dict[str, Callable[[TakeRecord], str]] = {
@@ -200,6 +195,8 @@ def _read_json(root: Path, name: str, parts: str) -> Any:
         there = sorted(entry.name for entry in root.iterdir()) if root.is_dir() else None
         got = "no such folder" if there is None else f"{len(there)} entries: {', '.join(there[:8])}"
         raise _not_the_dataset(root, f"{name} (egoexo {parts})", got) from missing
+    except OSError as refused:
+        raise _not_the_dataset(root, f"{name} that can be read", str(refused)) from refused
     except orjson.JSONDecodeError as damage:
         raise _not_the_dataset(root, f"{name} that is JSON", str(damage)) from damage
 

@@ -103,11 +103,14 @@ class Store:
         absent = [c for c, row in zip(clip_ids, rows, strict=True) if row == ABSENT_ROW]
         if not absent:
             return rows
+        unfilmed = ARRAYS[array].of_ego_video and not self.row(absent[0]).ego.video
         raise self._fault(
             f"The store does not keep {array} for these clips.",
             expected=f"{array} of {len(clip_ids)} clips",
-            got=f"none for {name_some(absent)}",
-            fix="Keep it when encoding: `exo2ego encode-latents ... --frames-for SPLIT`.",
+            got=f"none for {name_some(absent)}" + ": no ego video" * unfilmed,
+            fix="Leave these clips out: they are for sampling alone, not for training or scores."
+            if unfilmed
+            else "Keep it when encoding: `exo2ego encode-latents ... --frames-for SPLIT`.",
         )
 
     def derived(self, name: str, digest: str | None = None) -> Derived:

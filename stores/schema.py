@@ -106,6 +106,8 @@ class ArraySpec:
     """True if chunks go through the blosc codec; latents do not shrink (docs/decisions.md)."""
     every_clip: bool = True
     """False if a store keeps the array for some splits only."""
+    of_ego_video: bool = False
+    """True if a clip whose ego camera was not filmed has no such array."""
 
     def row_shape(self, clip: ClipShape) -> tuple[int, ...]:
         """Shape of one clip's row."""
@@ -125,7 +127,7 @@ ARRAYS: dict[str, ArraySpec] = {
             "exo_latents",
             "t v c h w",
             "float16",
-            "normalised latents of the exo views; frame 0 of all views is one chunk",
+            "normalised latents of the exo views, NaN if absent; frame 0 of all views is one chunk",
             frames_apart=True,
             compressed=False,
         ),
@@ -136,12 +138,13 @@ ARRAYS: dict[str, ArraySpec] = {
             "normalised latents of the ego video",
             frames_apart=True,
             compressed=False,
+            of_ego_video=True,
         ),
         ArraySpec(
             "align_rays",
             "v 6 h w",
             "float16",
-            "rays of the first ego frame in each exo camera's frame, on the latent grid",
+            "first ego frame's rays in each exo camera's frame, on the latent grid; NaN if absent",
             frames_apart=False,
             compressed=True,
         ),
@@ -161,12 +164,13 @@ ARRAYS: dict[str, ArraySpec] = {
             frames_apart=False,
             compressed=True,
             every_clip=False,
+            of_ego_video=True,
         ),
         ArraySpec(
             "exo_frames",
             "v T H W 3",
             "uint8",
-            "the exo videos as the model saw them, for the splits that are evaluated",
+            "the exo videos as the model saw them, black if absent, for splits that are evaluated",
             frames_apart=False,
             compressed=True,
             every_clip=False,

@@ -48,12 +48,14 @@ def write_video(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float) ->
 
 
 def side_by_side(
-    exos: Sequence[Panel], truth: Panel, generated: Panel
+    exos: Sequence[Panel], truth: Panel | None, generated: Panel
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Two rows of captioned videos: the exo views, and at the right truth over generated.
 
-    Raises ShapeFault if the videos differ in size.
+    Without truth its place is black. Raises ShapeFault if the videos differ in size.
     """
+    black = Panel("", np.zeros_like(generated.frames))
+    truth = truth or black
     panels = [*exos, truth, generated]
     shapes = {panel.frames.shape for panel in panels}
     if len(shapes) != 1:
@@ -64,7 +66,6 @@ def side_by_side(
             got=sorted(shapes),
             fix="Resize them first.",
         )
-    black = Panel("", np.zeros_like(truth.frames))
     columns = (len(exos) + 1) // 2
     upper = [*exos[:columns], truth]
     lower = [*exos[columns:], *[black] * (2 * columns - len(exos)), generated]

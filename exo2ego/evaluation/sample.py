@@ -165,12 +165,13 @@ def _write_pictures(studio: _Studio, clip_id: str, frames: UInt8[Tensor, "T H W 
     clips, generated = studio.store.recipe.clips, frames.numpy()
     names = [f"{clip_id}.{ending}" for ending in ("ego.mp4", "side-by-side.mp4", "strip.png")]
     row = studio.store.row(clip_id)
+    videos = _videos(studio, clip_id, "exo")[: len(row.present)]
     exos = [
         Panel(camera.cam_id, video.numpy())
-        for camera, video in zip(row.exos, _videos(studio, clip_id, "exo"), strict=True)
+        for camera, video in zip(row.present, videos, strict=True)
     ]
-    (truth,) = _videos(studio, clip_id, "ego")
-    together = side_by_side(exos, Panel("truth", truth.numpy()), Panel("generated", generated))
+    truth = Panel("truth", _videos(studio, clip_id, "ego")[0].numpy()) if row.ego.video else None
+    together = side_by_side(exos, truth, Panel("generated", generated))
     fps = clips.fps / clips.stride
     write_video(studio.out / names[0], generated, fps)
     write_video(studio.out / names[1], together, fps)
@@ -184,7 +185,7 @@ def _videos(studio: _Studio, clip_id: str, side: str) -> UInt8[Tensor, "v T H W 
     if store.row(clip_id).rows[f"{side}_frames"] != ABSENT_ROW:
         frames = torch.from_numpy(store.read(f"{side}_frames", [clip_id]))
         return frames[0] if side == "exo" else frames
-    latents = torch.from_numpy(store.read(f"{side}_latents", [clip_id])).float()
+    latents = torch.from_numpy(store.read(f"{side}_latents", [clip_id])).float().nan_to_num()
     axes = "1 t v c h w -> v c t h w" if side == "exo" else "v t c h w -> v c t h w"
     return frames_from_video(studio.codec.decode(rearrange(latents, axes))).cpu()
 

@@ -28,10 +28,15 @@ def angle_limit(coefficients: Sequence[float], largest: float) -> float:
     root finder, so that it is the same number on every machine.
     """
     step = largest / _LIMIT_STEPS
-    for count in range(1, _LIMIT_STEPS + 1):
-        if _slope_at(coefficients, count * step) <= 0:
-            return _bisect_slope(coefficients, (count - 1) * step, count * step)
-    return largest
+    angles = torch.arange(1, _LIMIT_STEPS + 1, dtype=torch.float64) * step
+    value = torch.zeros_like(angles)
+    for slope in reversed(_slope_coefficients(coefficients)):
+        value = value * angles * angles + slope  # the operations of _slope_at, all at once
+    falling = torch.nonzero(value <= 0)
+    if not len(falling):
+        return largest
+    count = int(falling[0]) + 1
+    return _bisect_slope(coefficients, (count - 1) * step, count * step)
 
 
 def angle_of_radius(

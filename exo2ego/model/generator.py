@@ -13,6 +13,7 @@ from exo2ego.model.condition import with_mask
 from exo2ego.model.flow import make_scheduler, timestep_of
 from exo2ego.model.multiexocon import ExoTokens
 from exo2ego.model.poseinj import PoseInj, PoseInjSettings
+from exo2ego.model.views import by_views
 from exo2ego.model.wan import LoraSettings, add_self_attention_lora
 from stores.errors import UserFault
 
@@ -86,11 +87,16 @@ class Generator(nn.Module):
         """Predicted velocity (noise - latents) in float32.
 
         `condition` is without mask. `keep_exo` False takes a sample's exo videos away. Rays are
-        given if and only if there is a PoseInj.
+        given if and only if there is a PoseInj. An exo view that is NaN has no tokens.
         """
-        tokens = self.exo_tokens(exo_latents, keep_exo)
+
+        def run(
+            exo: Tensor, noisy: Tensor, sigma: Tensor, known: Tensor, keep: Tensor | None
+        ) -> Tensor:
+            return self.velocity(noisy, timestep_of(sigma), known, self.exo_tokens(exo, keep))
+
         known = self.known_channels(condition, ego_rays)
-        return self.velocity(noisy, timestep_of(sigma), known, tokens)
+        return by_views(run, (exo_latents,), (noisy, sigma, known, keep_exo))
 
     def known_channels(
         self, condition: Float[Tensor, "b c t h w"], ego_rays: Float[Tensor, "b T 6 H W"] | None
@@ -205,17 +211,20 @@ def sample(
     Noise is the caller's, one per clip, so that a clip's video does not depend on its batch.
     Guidance is v_null + guidance (v - v_null); 1 is without, and half the work.
     """
-    scheduler = make_scheduler(steps, shift, noise.device)
+
+    def run(exo: Tensor, known: Tensor, latents: Tensor) -> Tensor:
+        scheduler = make_scheduler(steps, shift, noise.device)
+        tokens = generator.exo_tokens(exo)
+        # Zero tokens are all alike, so attention over one gives what attention over n gives.
+        null = torch.zeros_like(tokens[:, :1])
+        for timestep in scheduler.timesteps:
+            clock = timestep.float().expand(len(latents))
+            velocity = generator.velocity(latents, clock, known, tokens)
+            if guidance != 1:
+                unguided = generator.velocity(latents, clock, known, null)
+                velocity = unguided + guidance * (velocity - unguided)
+            (latents,) = scheduler.step(velocity, timestep, latents, return_dict=False)
+        return latents
+
     known = generator.known_channels(condition, ego_rays)
-    tokens = generator.exo_tokens(exo_latents)
-    # Zero tokens are all alike, so attention over one gives what attention over n gives.
-    null = torch.zeros_like(tokens[:, :1])
-    latents = noise.float()
-    for timestep in scheduler.timesteps:
-        clock = timestep.float().expand(len(latents))
-        velocity = generator.velocity(latents, clock, known, tokens)
-        if guidance != 1:
-            unguided = generator.velocity(latents, clock, known, null)
-            velocity = unguided + guidance * (velocity - unguided)
-        (latents,) = scheduler.step(velocity, timestep, latents, return_dict=False)
-    return latents
+    return by_views(run, (exo_latents,), (known, noise.float()))

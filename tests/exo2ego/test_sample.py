@@ -2,13 +2,16 @@
 
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from exo2ego.evaluation.evaluate import evaluate
 from exo2ego.evaluation.manifest import MANIFEST, SamplesFault, read_manifest
 from exo2ego.evaluation.sample import noise_seed, sample
 from exo2ego.model.flow import SamplerSettings
@@ -16,9 +19,12 @@ from exo2ego.training.checkpoint import CheckpointFault, find_checkpoint, read_s
 from exo2ego.training.first_frames import encode_first_frames
 from exo2ego.training.trainer import train
 from stores.errors import StoreFault
+from stores.index import ClipRow
 from stores.progress import Item
 from stores.reading import Store
-from stores.zarr_store import open_store
+from stores.schema import ARRAYS
+from stores.version import StoreRecipe
+from stores.zarr_store import commit, create_store, open_store, stored_clips, write_shard
 
 QUICK = SamplerSettings(steps=3)
 TEST_1 = ["cmu_bike02_1-f000000", "cmu_bike02_3-f000000", "nus_covidtest_9-f000000"]
@@ -110,6 +116,47 @@ def test_a_sample_whose_file_is_gone_is_made_again(
         framed_store, runs["poseinj"], tmp_path / "copy", vae_spec="tiny", sampler=QUICK
     )
     assert (report.clips, report.clips_new) == (3, 1)
+
+
+def write_bare_store(path: Path, row: ClipRow, recipe: StoreRecipe) -> Store:
+    """A store of one clip whose ego camera was not filmed, and which lacks its last view."""
+    row = replace(row, ego=replace(row.ego, video=""), exos=(*row.exos[:2], None))
+    create_store(path, recipe, clips_per_shard=4)
+    arrays, random = {}, np.random.default_rng(0)
+    for name, spec in ARRAYS.items():
+        numbers = random.standard_normal(spec.row_shape(recipe.clips.shape)).astype(spec.dtype)
+        if "v" in spec.axes and spec.dtype == "float16":
+            np.moveaxis(numbers, spec.axes.split().index("v"), 0)[2] = np.nan
+        if not spec.of_ego_video:
+            arrays[name] = [numbers]
+    done = write_shard(path, 0, [row], arrays)
+    stored = stored_clips(done, {row.clip_id: row}, 4)
+    commit(path, stored, command="test", index_digest="0" * 64)
+    return open_store(path)
+
+
+@pytest.mark.parametrize("stage", ["multiexocon", "poseinj"])
+def test_a_clip_that_was_not_filmed_and_lacks_a_view_is_sampled_all_the_same(
+    store: Store,
+    clip_rows: list[ClipRow],
+    align_run: Path,
+    runs: dict[str, Path],
+    tmp_path: Path,
+    stage: str,
+):
+    row = next(row for row in clip_rows if row.clip_id == TEST_1[0])
+    bare = write_bare_store(tmp_path / "bare.store", row, store.recipe)
+    encode_first_frames(bare, align_run, vae_spec="tiny", allow_other_store=True)
+    sample(bare, runs[stage], tmp_path / "out", vae_spec="tiny", sampler=QUICK)
+    frames = frames_of(tmp_path / "out", TEST_1[0])
+    assert frames.float().std() > 0
+    with av.open(str(tmp_path / "out" / f"{TEST_1[0]}.side-by-side.mp4")) as container:
+        (first, *_) = container.decode(video=0)
+    tiles = first.to_ndarray(format="rgb24")
+    assert tiles.shape == (2 * (32 + 16), 2 * 48, 3)  # two views; no truth, generated
+    assert tiles[: 32 + 16, 48:].max() < 20
+    with pytest.raises(StoreFault, match="no ego video"):
+        evaluate(bare, tmp_path / "out")
 
 
 @pytest.mark.parametrize("change", ["seed", "run", "steps"])

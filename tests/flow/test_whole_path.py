@@ -211,3 +211,51 @@ def test_the_demo_keeps_its_hands_off_other_folders(tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("years of work")
     assert "does not overwrite" in fault("demo", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_published_list_gives_the_same_list_again(world: World, tmp_path: Path):
+    own = tmp_path / "own.parquet"
+    done = report("ingest", world.root, "--clips", world.clips, "--out", own, "--no-page")
+    assert done["published"]["is_same"]
+    assert done["digest"] == report("clips", "show", world.clips)["digest"]
+    assert call("clips", "diff", world.clips, own).exit_code == 0
+
+
+def test_lists_of_other_strides_differ_and_say_in_what(world: World, tmp_path: Path):
+    other = tmp_path / "other.parquet"
+    words = ("--frames", FRAMES, "--fps", 10, "--window-step", 9, "--size", SIZE)
+    report("ingest", world.root, "--out", other, "--no-page", *words)
+    done = call("clips", "diff", world.clips, other, "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["recipe"] == {"window_step": [12, 9]}
+
+
+def test_a_table_of_the_clips_has_a_line_a_clip(world: World, tmp_path: Path):
+    table = tmp_path / "clips.csv"
+    count = report("clips", "export", world.clips, "--csv", table)["clips"]
+    assert len(table.read_text().splitlines()) == 1 + count
+
+
+def test_ingest_leaves_a_page_with_a_sheet_a_take(world: World):
+    page = (world.at / "ingest.html").read_text()
+    sheets = list((world.at / "ingest_sheets").glob("*.jpg"))
+    assert len(sheets) == 3
+    assert all(sheet.name in page for sheet in sheets)
+
+
+def test_what_to_download_is_known_without_the_data(tmp_path: Path):
+    script = call("ingest", tmp_path, "--download-commands").stdout
+    assert "egoexo" in script
+    assert "transformer_2" in script
+
+
+def test_takes_of_fewer_views_are_used_if_asked(world: World, tmp_path: Path):
+    few = tmp_path / "few.parquet"
+    words = ("--frames", FRAMES, "--stride", 3, "--size", SIZE, "--no-page", "--out", few)
+    five = report("ingest", world.root, *words, "--views", "cam01,cam03,cam05,cam04,cam02")
+    assert five["takes"] < 3
+    most = report(
+        *("ingest", world.root, *words, "--views", "cam01,cam03,cam05,cam04,cam02"),
+        *("--min-views", 3),
+    )
+    assert most["takes"] == 3

@@ -1,11 +1,14 @@
 """Claims about windows of frames: pipeline/clips.py."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from pipeline.clips import pose_gaps, windows
-from pipeline.egoexo4d import Take, TakeCamera
-from stores.index import ClipRecipe
+from pipeline.dataset import Take, TakeCamera
+from stores.index import ClipIndex, read_index, write_index
+from stores.recipe import ClipRecipe
 
 RECIPE = ClipRecipe()
 
@@ -83,3 +86,21 @@ def test_window_step_and_stride_are_the_recipes() -> None:
     clips = windows(_take(32, split="val"), recipe)
     assert [clip.frames for clip in clips][:2] == [(0, 2, 4, 6, 8), (7, 9, 11, 13, 15)]
     assert clips[-1].frames[-1] == 29
+
+
+def test_absent_views_come_back_absent_from_the_index(tmp_path: Path) -> None:
+    recipe = ClipRecipe(views=6, min_views=4)
+    clips = windows(_take(120), recipe)
+    index = ClipIndex("/data", recipe, tuple(clips))
+    write_index(tmp_path / "clips.parquet", index)
+    back = read_index(tmp_path / "clips.parquet")
+    assert back.digest == index.digest
+    for row in back.rows:
+        assert row.exos[4:] == (None, None)
+        assert [exo.cam_id for exo in row.present] == ["cam01", "cam02", "cam03", "cam04"]
+
+
+def test_ten_source_frames_apart_is_three_a_second() -> None:
+    first, second = windows(_take(180), ClipRecipe.sampled(3.0))
+    assert first.frames == tuple(range(0, 81, 10))
+    assert second.frames[0] == 90

@@ -1,6 +1,5 @@
 """Claims about takes, cameras and poses, from the dataset's traps: pipeline/egoexo4d.py."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -11,9 +10,10 @@ import torch
 from projectaria_tools.core import calibration
 
 from exo2ego.geometry.lenses import make_lens
-from pipeline.egoexo4d import EgoExo4D, Take, TakeCamera
+from pipeline.dataset import Take, TakeCamera
+from pipeline.egoexo4d import EgoExo4D
 from pipeline.rejects import REASONS, TakeRejected
-from stores.index import ClipRecipe
+from stores.recipe import ClipRecipe
 
 RECIPE = ClipRecipe()
 SIDE = 256
@@ -24,11 +24,11 @@ ARIA_PARAMS += [-7.9203062637e-05, 4.4207001233e-05]
 ARIA_PARAMS += [-0.000587384169463, 0.00056439365081, 0.000515794638327, 0.000235027249453]
 
 
-def load(root: Any) -> Take:
+def load(root: Any, recipe: ClipRecipe = RECIPE) -> Take:
     """The only take of a root."""
     dataset = EgoExo4D(root.write())
     (entry,) = dataset.takes()
-    return dataset.load(entry, RECIPE)
+    return dataset.load(entry, recipe)
 
 
 def why_not(root: Any) -> tuple[str, str]:
@@ -179,63 +179,6 @@ def test_calibration_of_the_1408_image_is_told_by_its_centre(root: Any) -> None:
     assert np.allclose(load(root).ego.params, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("cams", "chosen"),
-    [
-        (("cam05", "cam01", "cam03", "cam02", "cam04"), "cam01 cam02 cam03 cam04"),
-        (("cam01", "cam03", "cam04", "cam05"), "cam01 cam03 cam04 cam05"),
-        (("gp04", "gp01", "gp02", "gp05", "gp06"), "gp01 gp02 gp04 gp05"),
-    ],
-)
-def test_the_first_four_sorted_ids_are_chosen(root: Any, cams: tuple, chosen: str) -> None:
-    root.add("upenn_0710_Bike_1", cams=cams, ego="aria06")
-    take = load(root)
-    assert " ".join(exo.cam_id for exo in take.exos) == chosen
-    assert take.ego.cam_id == "aria06"
-
-
-def _worn(folder: Any) -> None:
-    folder.entry["capture"]["cameras"][2]["is_ego"] = "true"
-
-
-def _without_path(folder: Any) -> None:
-    folder.entry["frame_aligned_videos"]["cam02"]["0"]["relative_path"] = None
-
-
-def _collage(folder: Any) -> None:
-    folder.entry["frame_aligned_videos"]["cam02"]["0"]["is_collage"] = True
-
-
-def _quality(quality: int) -> Callable[[Any], None]:
-    def change(folder: Any) -> None:
-        folder.gopros[1]["quality"] = quality
-        del folder.camera_pose["cam02"]
-
-    return change
-
-
-def _other_lens(folder: Any) -> None:
-    folder.gopros[1]["intrinsics_type"] = "LINEAR"
-    del folder.camera_pose["cam02"]
-
-
-def _no_row(folder: Any) -> None:
-    del folder.gopros[1], folder.camera_pose["cam02"]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [_worn, _without_path, _collage, _quality(0), _quality(-1), _other_lens, _no_row],
-)
-def test_a_camera_that_must_not_be_chosen_gives_way_to_the_fifth(
-    root: Any, change: Callable[[Any], None]
-) -> None:
-    folder = root.add("cmu_bike01_2", cams=("cam01", "cam02", "cam03", "cam04", "cam05"))
-    change(folder)
-    folder.write()
-    assert [exo.cam_id for exo in load(root).exos] == ["cam01", "cam03", "cam04", "cam05"]
-
-
 def test_a_camera_with_a_bad_row_counts_if_camera_pose_has_it(root: Any) -> None:
     folder = root.add("cmu_bike01_2")
     folder.gopros[1] |= {"quality": 0, "tx_world_cam": 99.0, "intrinsics_0": 1.0}
@@ -244,22 +187,6 @@ def test_a_camera_with_a_bad_row_counts_if_camera_pose_has_it(root: Any) -> None
     truth = np.linalg.inv(folder.cam_from_world("cam02"))
     assert np.allclose(exo.world_from_cam[0], truth, atol=1e-9)
     assert abs(exo.params[0] * 3840 / 64 - folder.focal_px("cam02")) < 1e-3
-
-
-def test_phones_and_pseudo_cameras_are_never_views(root: Any) -> None:
-    folder = root.add("cmu_bike01_2", cams=("cam01", "cam02", "cam03"))
-    reason, detail = why_not(root)
-    assert reason == "too_few_exos"
-    assert detail.startswith("3 of 4: cam01, cam02, cam03")
-    assert "best_exo" not in detail
-    assert folder.entry["frame_aligned_videos"]["best_exo"]
-
-
-def test_a_take_with_two_headsets_uses_the_first_by_name(root: Any) -> None:
-    folder = root.add("cmu_bike01_2")
-    videos = folder.entry["frame_aligned_videos"]
-    folder.entry["frame_aligned_videos"] = {"aria02": videos["aria01"], **videos}
-    assert load(root).ego.cam_id == "aria01"
 
 
 def test_task_bounds_become_whole_frames_inside_the_video(root: Any) -> None:

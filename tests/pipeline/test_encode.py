@@ -22,6 +22,7 @@ from pipeline.video import Resampler, iterate_frames
 from stores.errors import StoreFault
 from stores.index import CameraRow, ClipIndex, ClipRecipe, ClipRow, write_index
 from stores.progress import Item
+from stores.stream import ClipStream
 from stores.verify import verify_store
 from stores.version import list_versions
 from stores.zarr_store import open_store
@@ -149,6 +150,39 @@ def test_rays_are_those_of_the_lens_that_the_frames_are_seen_through(
     first = align_rays(lens, world_from_ego[0], world_from_exo, (4, 6))
     assert (store.read("ego_rays", [row.clip_id])[0] == rays.half().numpy()).all()
     assert (store.read("align_rays", [row.clip_id])[0] == first.half().numpy()).all()
+
+
+def test_an_absent_view_is_nan_and_costs_the_others_nothing(
+    takes: Takes, whole: EncodeReport
+) -> None:
+    recipe = RECIPE.model_copy(update={"views": 3, "min_views": 1})
+    rows = [replace(row, exos=(*row.exos, None)) for row in takes.rows[3:6]]
+    encode_latents(takes.index(rows, recipe), takes.folder / "absent", vae_spec="tiny", workers=1)
+    store, ids = open_store(takes.folder / "absent"), [row.clip_id for row in rows]
+    whole = open_store(takes.folder / "whole")
+    for name, views in (("exo_latents", 2), ("align_rays", 1), ("exo_frames", 1)):
+        there, absent = np.split(store.read(name, ids), [2], axis=views)
+        assert (there == whole.read(name, ids)).all()
+        assert (absent == 0).all() if name == "exo_frames" else np.isnan(absent).all()
+    assert (store.read("ego_rays", ids) == whole.read("ego_rays", ids)).all()
+    assert [exo and exo.cam_id for exo in store.row(ids[0]).exos] == ["cam01", "cam02", None]
+
+
+def test_an_ego_camera_that_was_not_filmed_has_rays_and_no_latents(
+    takes: Takes, whole: EncodeReport
+) -> None:
+    rows = [replace(row, ego=replace(row.ego, video="")) for row in takes.rows[3:6]]
+    assert takes.encode("unfilmed", rows).failed == ()
+    store, ids = open_store(takes.folder / "unfilmed"), [row.clip_id for row in rows]
+    other = open_store(takes.folder / "whole")
+    for name in ("exo_latents", "align_rays", "ego_rays", "exo_frames"):
+        assert (store.read(name, ids) == other.read(name, ids)).all()
+    for name in ("ego_latents", "ego_frames"):
+        with pytest.raises(StoreFault, match="no ego video") as fault:
+            store.read(name, ids)
+        assert "for sampling alone" in fault.value.fix
+    with pytest.raises(StoreFault, match=r"take_b-f000000.*no ego video"):
+        ClipStream(store, ("exo_latents", "ego_latents"), batch_size=2, seed=0, split="test")
 
 
 def test_a_run_that_has_nothing_to_do_adds_no_version(takes: Takes, whole: EncodeReport) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,6 +213,36 @@ def test_a_row_that_does_not_fit_the_schema_is_refused(
     with pytest.raises(StoreFault, match="cannot be stored"):
         write_shard(tmp_path / "s", 0, rows[:1], {"ego_latents": [row]})
     assert not list((tmp_path / "s" / "arrays" / "ego_latents").rglob("c/*/0/0/0/0"))
+
+
+@pytest.mark.parametrize(
+    ("array", "place", "fits"),
+    [
+        ("exo_latents", np.s_[:, 1], True),
+        ("exo_latents", np.s_[0, 1], False),  # one frame of a view
+        ("exo_latents", np.s_[:, 0], False),  # the reference
+        ("align_rays", np.s_[1], True),
+        ("align_rays", np.s_[1, 2], False),
+        ("ego_latents", np.s_[1], False),
+    ],
+)
+def test_only_whole_views_after_the_first_may_be_nan(
+    tmp_path: Path,
+    rows: list[ClipRow],
+    arrays: dict,
+    add_clips: Callable,
+    array: str,
+    place: Any,
+    fits: bool,
+) -> None:
+    arrays[rows[0].clip_id][array][place] = np.nan
+    if fits:
+        add_clips(tmp_path / "b", rows[:1], arrays)
+        stored = open_store(tmp_path / "b").read(array, [rows[0].clip_id])[0]
+        assert np.isnan(stored[place]).all()
+    else:
+        with pytest.raises(StoreFault, match="NaN or infinity"):
+            add_clips(tmp_path / "b", rows[:1], arrays)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, recipe: StoreRecipe) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exo2ego.model.views import by_views
 from stores.errors import ShapeFault
 from stores.schema import LATENT_CHANNELS, PATCH, RAY_CHANNELS
 
@@ -80,11 +81,18 @@ class STTransformer(nn.Module):
     def forward(
         self, exo_first: Float[Tensor, "b v c h w"], align_rays: Float[Tensor, "b v 6 h w"]
     ) -> AlignPrediction:
-        """Latent (and rays) of the first ego frame, for any number of views.
+        """Latent (and rays) of the first ego frame, for any number of views; NaN views are absent.
 
         Raises ShapeFault unless the patch divides rows and columns.
         """
         self._check_grid(exo_first.shape[-2:])
+        out = by_views(self._channels, (exo_first, align_rays))
+        return AlignPrediction(out[:, :LATENT_CHANNELS], out[:, LATENT_CHANNELS:])
+
+    def _channels(
+        self, exo_first: Float[Tensor, "b v c h w"], align_rays: Float[Tensor, "b v 6 h w"]
+    ) -> Float[Tensor, "b channels h w"]:
+        """Latent and ray channels of the first ego frame, of clips that all have these views."""
         joined = torch.cat([exo_first, align_rays], dim=2)
         cut = {"y": self.patch, "x": self.patch}
         patches = rearrange(joined, "b v c (h y) (w x) -> b v h w (c y x)", **cut)
@@ -93,8 +101,7 @@ class STTransformer(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, bias)
         cells = self.unembed(self.norm_out(tokens)).mean(dim=1)
-        out = rearrange(cells, "b h w (c y x) -> b c (h y) (w x)", **cut)
-        return AlignPrediction(out[:, :LATENT_CHANNELS], out[:, LATENT_CHANNELS:])
+        return rearrange(cells, "b h w (c y x) -> b c (h y) (w x)", **cut)
 
     def _check_grid(self, hw: torch.Size) -> None:
         """Raises ShapeFault unless the patch divides the grid."""
