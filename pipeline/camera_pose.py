@@ -5,6 +5,7 @@ Extrinsics are cam_from_world, 3 x 4, metres, OpenCV axes; the ego camera's are 
 an exo K is that of undistorted images, from which the raw focal length is found again.
 """
 
+import struct
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -20,11 +21,11 @@ from exo2ego.geometry.camera import (
     ORTHONORMAL_TOLERANCE,
     CameraError,
     check_rigid,
-    invert_rigid,
 )
 from exo2ego.geometry.lenses import KannalaBrandt
 from pipeline.fit import UNDISTORT_BALANCE, undistorted_pinhole
 from pipeline.rejects import TakeRejected
+from pipeline.takes import SPLITS
 
 RAW_LANDSCAPE_HW, RAW_PORTRAIT_HW = (2160, 3840), (3840, 2160)
 """Rows and columns of the GoPro images that the undistorted K was made for."""
@@ -35,8 +36,8 @@ _SECANTS, _FOCAL_SLACK_PX, _ROUND_TRIP_PX = 20, 1e-7, 0.01
 
 def read_camera_pose(root: Path, take_uid: str) -> Mapping[str, Any] | None:
     """The annotation's cameras by id; None if there is no file. Rejects another take's file."""
-    for folder in sorted((root / "annotations" / "ego_pose").glob("*/camera_pose")):
-        path = folder / f"{take_uid}.json"
+    for split in SPLITS:
+        path = root / f"annotations/ego_pose/{split}/camera_pose/{take_uid}.json"
         if path.is_file():
             return _cameras(path, take_uid)
     return None
@@ -152,35 +153,46 @@ def _numbers(value: Any, shape: tuple[int, ...], cam_id: str) -> Float64[np.ndar
 
 
 def _matrices(values: list[Any], cam_id: str) -> Float64[np.ndarray, "n 3 4"]:
-    # numpy takes twice as long to find out by itself how deep the lists are
+    # numpy takes twice as long to find out by itself how deep the lists are, and longer than
+    # `struct` to take numbers one by one
     try:
         rows = list(chain.from_iterable(values))
         if set(map(len, values)) | {3} == {3} and set(map(len, rows)) | {4} == {4}:
-            numbers = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * 4)
-            return rearrange(numbers, "(n i j) -> n i j", i=3, j=4)
-    except (TypeError, ValueError) as damage:
+            packed = struct.pack(f"{len(rows) * 4}d", *chain.from_iterable(rows))
+            return rearrange(np.frombuffer(packed), "(n i j) -> n i j", i=3, j=4)
+    except (TypeError, ValueError, struct.error) as damage:
         raise TakeRejected("bad_camera_pose", f"{cam_id}: {damage}") from damage
     raise TakeRejected("bad_camera_pose", f"{cam_id}: a pose is not of 3 x 4 numbers")
 
 
-def _are_plainly_rigid(extrinsics: Float64[np.ndarray, "n 3 4"]) -> bool:
+def _are_plainly_rigid(numbers: Float64[np.ndarray, "3 4 n"]) -> bool:
     """False if `check_rigid`, which costs more, has to look; NaN compares as false."""
-    rotation = extrinsics[:, :, :3]
-    gram = np.einsum("nij,nik->njk", rotation, rotation)
-    close = np.abs(gram - np.eye(3)).max(initial=0.0) < ORTHONORMAL_TOLERANCE / 2
-    upright = (np.cross(rotation[:, :, 0], rotation[:, :, 1]) * rotation[:, :, 2]).sum(1) > 0
-    return bool(close and upright.all() and np.isfinite(extrinsics).all())
+    x, y, z, moved = (numbers[:, column] for column in range(4))
+    skew = [_dot(x, y), _dot(y, z), _dot(z, x), *(_dot(axis, axis) - 1 for axis in (x, y, z))]
+    cross = [x[i] * y[j] - x[j] * y[i] for i, j in ((1, 2), (2, 0), (0, 1))]
+    close = np.abs(skew).max(initial=0.0) < ORTHONORMAL_TOLERANCE / 2
+    return bool(close and (_dot(cross, z) > 0).all() and np.isfinite(moved).all())
+
+
+def _dot(a: Any, b: Any) -> Float64[np.ndarray, "n"]:
+    """Products of vectors whose three parts are arrays: no BLAS, and no loop over threes."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def _world_from_cam(
     extrinsics: Float64[np.ndarray, "n 3 4"], cam_id: str
 ) -> Float64[np.ndarray, "n 4 4"]:
-    cam_from_world = torch.zeros((len(extrinsics), 4, 4), dtype=torch.float64)
-    cam_from_world[:, :3] = torch.from_numpy(extrinsics)
-    cam_from_world[:, 3, 3] = 1
-    if not _are_plainly_rigid(extrinsics):
+    numbers = np.ascontiguousarray(rearrange(extrinsics, "n row column -> row column n"))
+    if not _are_plainly_rigid(numbers):
+        cam_from_world = np.zeros((len(extrinsics), 4, 4))
+        cam_from_world[:, :3], cam_from_world[:, 3, 3] = extrinsics, 1
         try:
-            check_rigid(cam_from_world, cam_id)
+            check_rigid(torch.from_numpy(cam_from_world), cam_id)
         except CameraError as fault:
             raise TakeRejected("bad_camera_pose", str(fault)) from fault
-    return invert_rigid(cam_from_world).numpy()
+    world_from_cam = np.zeros((len(extrinsics), 4, 4))
+    world_from_cam[:, :3, :3] = rearrange(extrinsics[:, :, :3], "n row column -> n column row")
+    for axis in range(3):
+        world_from_cam[:, axis, 3] = -_dot(numbers[:, axis], numbers[:, 3])
+    world_from_cam[:, 3, 3] = 1
+    return world_from_cam

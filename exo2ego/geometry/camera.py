@@ -70,19 +70,15 @@ def rigid_from_quaternion(
     if (length == 0).any():
         raise CameraError("a quaternion is zero and so names no rotation")
     x, y, z, w = x / length, y / length, z / length, w / length
-    pose = torch.zeros((*x.shape, 4, 4), dtype=x.dtype, device=x.device)
-    pose[..., 0, 0] = 1 - 2 * (y * y + z * z)
-    pose[..., 0, 1] = 2 * (x * y - z * w)
-    pose[..., 0, 2] = 2 * (x * z + y * w)
-    pose[..., 1, 0] = 2 * (x * y + z * w)
-    pose[..., 1, 1] = 1 - 2 * (x * x + z * z)
-    pose[..., 1, 2] = 2 * (y * z - x * w)
-    pose[..., 2, 0] = 2 * (x * z - y * w)
-    pose[..., 2, 1] = 2 * (y * z + x * w)
-    pose[..., 2, 2] = 1 - 2 * (x * x + y * y)
-    pose[..., :3, 3] = translation_metres
-    pose[..., 3, 3] = 1
-    return pose
+    along_x, along_y, along_z = translation_metres.unbind(dim=-1)
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    rows = [
+        *(1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w), along_x),
+        *(2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w), along_y),
+        *(2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y), along_z),
+        *(zero, zero, zero, one),
+    ]
+    return rearrange(torch.stack(rows, dim=-1), "... (i j) -> ... i j", i=4)
 
 
 def check_rigid(a_from_b: Float[Tensor, "*n 4 4"], what: str) -> None:
