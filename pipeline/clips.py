@@ -1,8 +1,10 @@
 """Clips of a take: windows of sampled frames, and the camera of every frame."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from pipeline.dataset import Take, TakeCamera
+from pipeline.dataset import Take
 from pipeline.rejects import Reject
 from stores.index import CameraRow, ClipRow
 from stores.recipe import ClipRecipe
@@ -58,7 +60,7 @@ def clip_id(take: Take, start: int) -> str:
     return f"{take.take_name}-f{start:06d}"
 
 
-def _has_pose(camera: TakeCamera) -> np.ndarray:
+def _has_pose(camera: CameraRow) -> np.ndarray:
     return np.asarray(np.isfinite(camera.world_from_cam).all(axis=(1, 2)))
 
 
@@ -88,19 +90,7 @@ def _clip(take: Take, recipe: ClipRecipe, start: int, central: int) -> ClipRow:
         category=take.category,
         split=take.split,
         frames=tuple(frames),
-        ego=_camera(take.ego, take.ego.world_from_cam[frames]),
-        exos=(*(_camera(exo, exo.world_from_cam) for exo in take.exos), *absent),
+        ego=replace(take.ego, world_from_cam=take.ego.world_from_cam[frames]),
+        exos=(*take.exos, *absent),
         sets=tuple(sorted(sets)) if take.split == "test" else (),
-    )
-
-
-def _camera(camera: TakeCamera, world_from_cam: np.ndarray) -> CameraRow:
-    return CameraRow(
-        cam_id=camera.cam_id,
-        video=camera.video,
-        lens=camera.lens,
-        params=camera.params,
-        hw=camera.hw,
-        quarter_turns_cw=camera.quarter_turns_cw,
-        world_from_cam=world_from_cam,
     )

@@ -5,28 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Float64
 from pydantic import BaseModel
 
+from stores.index import CameraRow
 from stores.recipe import ClipRecipe
-
-
-@dataclass(frozen=True, eq=False)
-class TakeCamera:
-    """One camera of a take: its video, its lens as plain numbers, and where it stood."""
-
-    cam_id: str
-    video: str
-    """Path below the root, with forward slashes; empty if only the camera is known."""
-    lens: str
-    params: tuple[float, ...]
-    """In the order of the lens's kind, for frames of `hw`, pixel centres at +0.5."""
-    hw: tuple[int, int]
-    """Rows and columns of the video's frames before `quarter_turns_cw`."""
-    quarter_turns_cw: int
-    world_from_cam: Float64[np.ndarray, "n 4 4"]
-    """n = 1 if fixed, else one a video frame, NaN where there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +23,9 @@ class Take:
     split: str
     fps: float
     frame_count: int
-    ego: TakeCamera
-    exos: tuple[TakeCamera, ...]
+    ego: CameraRow
+    """With a pose for every video frame, NaN where there is none."""
+    exos: tuple[CameraRow, ...]
     """The chosen views that are there, the reference first: the recipe's `views` at most."""
     task_frames: tuple[int, int] | None
     """First frame of the task and one past its last; None if nothing says so."""

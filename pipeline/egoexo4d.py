@@ -22,11 +22,12 @@ from pipeline.cameras import (
     synchronised_frames,
     turned_like_video,
 )
-from pipeline.dataset import Take, TakeCamera, TakeEntry
+from pipeline.dataset import Take, TakeEntry
 from pipeline.ego_poses import annotated_ego_poses, recorded_ego_poses, upright
 from pipeline.rejects import TakeRejected
 from pipeline.takes import CategoryRule, TakeRecord, is_inside, read_takes
 from pipeline.video import VideoFault, VideoHeader, probe
+from stores.index import CameraRow
 from stores.recipe import ClipRecipe
 
 ARIA_TURNS_CW = 1
@@ -153,7 +154,7 @@ class EgoExo4D:
         cam_id: str,
         video: _Video,
         annotated: Mapping[str, Any],
-    ) -> TakeCamera:
+    ) -> CameraRow:
         calibration = read_ego_calibration(folder / "trajectory" / "online_calibration.jsonl")
         rows, columns = video.header.hw
         if abs(rows - columns) > _ROUNDING_PX:
@@ -165,7 +166,7 @@ class EgoExo4D:
             world_from_raw = recorded_ego_poses(
                 self.root, folder, record, cam_id, frames, calibration
             )
-        return TakeCamera(
+        return CameraRow(
             cam_id=cam_id,
             video=video.path,
             lens="fisheye624",
@@ -191,7 +192,7 @@ def _record(entry: TakeEntry) -> TakeRecord:
 
 def _exo(
     cam_id: str, video: _Video, calibration: ExoCalibration | None, annotated: Mapping[str, Any]
-) -> TakeCamera:
+) -> CameraRow:
     hw = video.header.hw
     if calibration is not None:
         lens = turned_like_video(calibration.lens, hw)
@@ -199,7 +200,7 @@ def _exo(
     else:
         lens = exo_lens(annotated, cam_id, portrait=hw[0] > hw[1])
         world_from_cam = exo_pose(annotated, cam_id)
-    return TakeCamera(
+    return CameraRow(
         cam_id=cam_id,
         video=video.path,
         lens="kannala_brandt",

@@ -12,11 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from exo2ego.geometry.camera import check_rigid
 from exo2ego.geometry.lenses import Lens, make_lens
 from pipeline.cameras import choose_views, lens_of_video, synchronised_frames
-from pipeline.dataset import Take, TakeCamera, TakeEntry
+from pipeline.dataset import Take, TakeEntry
 from pipeline.rejects import TakeRejected
 from pipeline.takes import is_inside
 from pipeline.video import VideoFault, VideoHeader, probe
 from stores.errors import UserFault
+from stores.index import CameraRow
 from stores.recipe import ClipRecipe
 
 NAME = "rig.json"
@@ -216,13 +217,13 @@ class Rig:
             raise TakeRejected("missing_video", video)
         return probe(self.root / video)
 
-    def _camera(self, camera: RigCamera, header: VideoHeader | None, frames: int) -> TakeCamera:
+    def _camera(self, camera: RigCamera, header: VideoHeader | None, frames: int) -> CameraRow:
         turns = camera.quarter_turns_cw
         lens = camera.lens.built(turns)
         if header is not None:
             lens = lens_of_video(lens, header.hw, camera.id)
         rows, columns = lens.hw
-        return TakeCamera(
+        return CameraRow(
             cam_id=camera.id,
             video=camera.video or "",
             lens=camera.lens.kind,

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from pipeline.clips import pose_gaps, windows
-from pipeline.dataset import Take, TakeCamera
-from stores.index import ClipIndex, read_index, write_index
+from pipeline.dataset import Take
+from stores.index import CameraRow, ClipIndex, read_index, write_index
 from stores.recipe import ClipRecipe
 
 RECIPE = ClipRecipe()
 
 
-def _camera(cam_id: str, poses: np.ndarray) -> TakeCamera:
+def _camera(cam_id: str, poses: np.ndarray) -> CameraRow:
     lens = ("pinhole", (20.0, 20.0, 32.0, 18.0), (36, 64), 0)
-    return TakeCamera(cam_id, f"takes/t/{cam_id}.mp4", *lens, poses)
+    return CameraRow(cam_id, f"takes/t/{cam_id}.mp4", *lens, poses)
 
 
 def _take(

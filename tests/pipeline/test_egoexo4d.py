@@ -10,9 +10,10 @@ import torch
 from projectaria_tools.core import calibration
 
 from exo2ego.geometry.lenses import make_lens
-from pipeline.dataset import Take, TakeCamera
+from pipeline.dataset import Take
 from pipeline.egoexo4d import EgoExo4D
 from pipeline.rejects import REASONS, TakeRejected
+from stores.index import CameraRow
 from stores.recipe import ClipRecipe
 
 RECIPE = ClipRecipe()
@@ -39,7 +40,7 @@ def why_not(root: Any) -> tuple[str, str]:
     return rejected.value.reason, rejected.value.detail
 
 
-def seen_at(camera: TakeCamera, points_world: np.ndarray, frame: int) -> np.ndarray:
+def seen_at(camera: CameraRow, points_world: np.ndarray, frame: int) -> np.ndarray:
     """Where the reader's camera puts world points in a 256 x 256 frame, centres at +0.5."""
     lens = make_lens(camera.lens, camera.params, camera.hw, camera.quarter_turns_cw)
     cam_from_world = np.linalg.inv(camera.world_from_cam[frame])
