@@ -1,7 +1,7 @@
 """The FisheyeRadTanThinPrism lens ("Fisheye624") of Project Aria's glasses."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from exo2ego.geometry.kannala_brandt import direction_of_image_point
 from exo2ego.geometry.radial import angle_limit, radius_of_angle
+from exo2ego.geometry.resize import squashed
 
 NEWTON_STEPS = 10
 """The tangential part is a few thousandths of the image: four steps reach float64, ten are safe."""
@@ -81,15 +82,7 @@ class Fisheye624:
 
     def resized(self, hw: tuple[int, int]) -> "Fisheye624":
         """The same lens for frames squashed to `hw`."""
-        by_y, by_x = hw[0] / self.hw[0], hw[1] / self.hw[1]
-        return replace(
-            self,
-            fx=self.fx * by_x,
-            fy=self.fy * by_y,
-            cx=self.cx * by_x,
-            cy=self.cy * by_y,
-            hw=hw,
-        )
+        return squashed(self, hw)
 
     def _decentred(
         self, x: Float[Tensor, "*n"], y: Float[Tensor, "*n"]

@@ -1,7 +1,7 @@
 """The Kannala-Brandt fisheye lens, as OpenCV's cv2.fisheye and Ego-Exo4D's GoPros have it."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from exo2ego.geometry.radial import angle_limit, angle_of_radius, radius_of_angle, sine_cosine
+from exo2ego.geometry.resize import squashed
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,7 @@ class KannalaBrandt:
 
     def resized(self, hw: tuple[int, int]) -> "KannalaBrandt":
         """The same lens for frames squashed to `hw`."""
-        by_y, by_x = hw[0] / self.hw[0], hw[1] / self.hw[1]
-        return replace(
-            self,
-            fx=self.fx * by_x,
-            fy=self.fy * by_y,
-            cx=self.cx * by_x,
-            cy=self.cy * by_y,
-            hw=hw,
-        )
+        return squashed(self, hw)
 
 
 def direction_of_image_point(

@@ -15,6 +15,7 @@ from torch import Tensor
 from exo2ego.geometry.camera import CameraError
 from exo2ego.geometry.fisheye624 import Fisheye624
 from exo2ego.geometry.kannala_brandt import KannalaBrandt
+from exo2ego.geometry.resize import squashed
 
 ARIA_CALIBRATED_HW = (2880, 2880)
 """Sensor rows and columns that online_calibration.jsonl's camera-rgb is for."""
@@ -90,15 +91,7 @@ class Pinhole:
 
     def resized(self, hw: tuple[int, int]) -> "Pinhole":
         """The same lens for frames squashed to `hw`."""
-        by_y, by_x = hw[0] / self.hw[0], hw[1] / self.hw[1]
-        return replace(
-            self,
-            fx=self.fx * by_x,
-            fy=self.fy * by_y,
-            cx=self.cx * by_x,
-            cy=self.cy * by_y,
-            hw=hw,
-        )
+        return squashed(self, hw)
 
 
 @dataclass(frozen=True)
