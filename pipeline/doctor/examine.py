@@ -50,7 +50,7 @@ def examine(
     """Writes the page and a sheet for every take, next to it; a sheet that is there is kept.
 
     Reads each video's header and the frames of three moments; `check_sync` also decodes up to 20
-    seconds of each exo video. `encode_clips_per_second` is the caller's assumption."""
+    seconds of each exo and ego video. `encode_clips_per_second` is the caller's assumption."""
     index = read_index(index) if isinstance(index, Path) else index
     left_out = tuple(read_rejects(rejects)) if rejects is not None else ()
     folder = out_html.with_name(f"{out_html.stem}_sheets")

@@ -22,27 +22,32 @@ MOST_CELLS, LEAST_CELLS = 48, 9
 
 @dataclass(frozen=True)
 class HeadPath:
-    """Where the ego camera's centre is at every frame of a stretch, between the index's frames."""
+    """Where the ego camera is at every frame of a stretch, between the index's frames too."""
 
     first: int
-    centres_world: Float64[np.ndarray, "n 3"]
+    world_from_cam: Float64[np.ndarray, "n 4 4"]
     """Metres; NaN where the index's frames are too far apart to know."""
 
     @property
     def frames(self) -> range:
         """Video frames of the stretch."""
-        return range(self.first, self.first + len(self.centres_world))
+        return range(self.first, self.first + len(self.world_from_cam))
+
+    @property
+    def centres_world(self) -> Float64[np.ndarray, "n 3"]:
+        """The ego camera's centre at each."""
+        return self.world_from_cam[:, :3, 3]
 
 
 @dataclass(frozen=True)
 class HeadMotion:
-    """Motion from each frame of a stretch to the next, in one exo view; NaN where unknown."""
+    """Motion from each frame of a stretch to the next, in one view; NaN where unknown."""
 
     cam_id: str
     expected_px: Float64[np.ndarray, "n 2"]
-    """Of the projected centre of the ego camera, in pixels of the video."""
+    """Of what the window shows, as the ego poses say, in pixels of the video."""
     seen_px: Float64[np.ndarray, "n 2"]
-    """Of the picture around it, by least squares on its gradients."""
+    """Of the picture in the window, by least squares on its gradients."""
     change: Float64[np.ndarray, "n"]
     """Mean absolute difference of the window from frame to frame."""
 
@@ -50,7 +55,7 @@ class HeadMotion:
 def head_path(rows: Sequence[ClipRow], most_frames: int) -> HeadPath:
     """The ego camera's path over at most so many frames around the middle of a take's clips."""
     known = {
-        frame: row.ego.world_from_cam[place][:3, 3]
+        frame: row.ego.world_from_cam[place]
         for row in rows
         for place, frame in enumerate(row.frames)
     }
@@ -58,7 +63,7 @@ def head_path(rows: Sequence[ClipRow], most_frames: int) -> HeadPath:
     middle, half = (frames[0] + frames[-1] + 1) // 2, most_frames // 2
     first, past = max(frames[0], middle - half), min(frames[-1] + 1, middle + half)
     wanted = np.arange(first, past)
-    path = _between(wanted, frames, np.stack([known[frame] for frame in frames]))
+    path = _poses_between(wanted, frames, np.stack([known[frame] for frame in frames]))
     after = np.searchsorted(frames, wanted)  # the first known frame that is not before
     apart = frames[after] - frames[np.maximum(after - 1, 0)]
     path[(frames[after] != wanted) & (apart > 2 * _stride(rows))] = np.nan
@@ -68,36 +73,58 @@ def head_path(rows: Sequence[ClipRow], most_frames: int) -> HeadPath:
 def head_motion(root: Path, camera: CameraRow, path: HeadPath, hw: tuple[int, int]) -> HeadMotion:
     """Expected and seen motion of the head in one exo video of frames of size `hw`."""
     spots, radius_px = _spots(camera, path, hw)
-    seen = np.full((len(spots) - 1, 2), np.nan)
-    change = np.full(len(spots) - 1, np.nan)
-    factor = max(1, int(np.ceil((2 * radius_px + 1) / MOST_CELLS)))
-    side = (2 * radius_px + 1) // factor * factor
-    if side // factor >= LEAST_CELLS:
-        middles = (spots[1:] + spots[:-1]) / 2
-        for place, pair in enumerate(_pairs(root / camera.video, path.frames)):
-            corner = _corner(middles[place], side, hw)
-            if corner is not None:
-                before, after = (_cells(frame, corner, side, factor) for frame in pair)
-                seen[place] = factor * _shift(before, after)
-                change[place] = np.abs(after - before).mean()
+    middles = (spots[1:] + spots[:-1]) / 2
+    seen, change = seen_motion(root / camera.video, path.frames, middles, 2 * radius_px + 1)
     return HeadMotion(camera.cam_id, np.diff(spots, axis=0), seen, change)
+
+
+def seen_motion(
+    video: Path, frames: range, middles: Float64[np.ndarray, "n 2"], side_px: int
+) -> tuple[Float64[np.ndarray, "n 2"], Float64[np.ndarray, "n"]]:
+    """Motion in pixels, and change, of a window about each middle from each frame to the next.
+
+    NaN where the window is not wholly in the picture; nothing is decoded for too small a one."""
+    seen, change = np.full((len(middles), 2), np.nan), np.full(len(middles), np.nan)
+    factor = max(1, -(-side_px // MOST_CELLS))
+    side = side_px // factor * factor
+    if side // factor >= LEAST_CELLS:
+        for place, (before, after) in enumerate(_pairs(video, frames)):
+            corner = _corner(middles[place], side, (before.shape[0], before.shape[1]))
+            if corner is not None:
+                cells = [_cells(frame, corner, side, factor) for frame in (before, after)]
+                seen[place] = factor * _shift(*cells)
+                change[place] = np.abs(cells[1] - cells[0]).mean()
+    return seen, change
+
+
+def _poses_between(
+    wanted: Int64[np.ndarray, "n"],
+    frames: Int64[np.ndarray, "m"],
+    poses: Float64[np.ndarray, "m 4 4"],
+) -> Float64[np.ndarray, "n 4 4"]:
+    """Poses at the wanted frames; each rotation the nearest to its interpolated numbers."""
+    numbers = _between(wanted, frames, rearrange(poses, "m i j -> m (i j)"))
+    found = rearrange(numbers, "n (i j) -> n i j", i=4).copy()
+    left, _, right = np.linalg.svd(found[:, :3, :3])
+    found[:, :3, :3] = left @ right
+    return found
 
 
 def _between(
     wanted: Int64[np.ndarray, "n"],
     frames: Int64[np.ndarray, "m"],
-    centres: Float64[np.ndarray, "m 3"],
-) -> Float64[np.ndarray, "n 3"]:
-    """Centres at the wanted frames: cubic between the known ones, with their mean slopes."""
+    values: Float64[np.ndarray, "m k"],
+) -> Float64[np.ndarray, "n k"]:
+    """Values at the wanted frames: cubic between the known ones, with their mean slopes."""
     if len(frames) == 1:
-        return np.repeat(centres, len(wanted), axis=0)
-    slopes = np.gradient(centres, frames, axis=0)
+        return np.repeat(values, len(wanted), axis=0)
+    slopes = np.gradient(values, frames, axis=0)
     left = np.clip(np.searchsorted(frames, wanted, side="right") - 1, 0, len(frames) - 2)
     span = (frames[left + 1] - frames[left])[:, None].astype(np.float64)
     u = (wanted - frames[left])[:, None] / span
     return (
-        (1 + 2 * u) * (1 - u) ** 2 * centres[left]
-        + u**2 * (3 - 2 * u) * centres[left + 1]
+        (1 + 2 * u) * (1 - u) ** 2 * values[left]
+        + u**2 * (3 - 2 * u) * values[left + 1]
         + span * u * (1 - u) * ((1 - u) * slopes[left] - u * slopes[left + 1])
     )
 
@@ -112,7 +139,7 @@ def _spots(
 ) -> tuple[Float64[np.ndarray, "n 2"], int]:
     """Pixels of the head in the exo video, NaN where it is not seen, and its window's radius."""
     cam_from_world = invert_rigid(torch.from_numpy(camera.world_from_cam[0]))
-    points = transform_points(cam_from_world, torch.from_numpy(path.centres_world))
+    points = transform_points(cam_from_world, torch.from_numpy(path.centres_world.copy()))
     lens = lens_of(camera, hw)
     pixels, valid = lens.project(points)
     aside, _ = lens.project(points + torch.tensor([REACH_METRES, 0, 0], dtype=points.dtype))

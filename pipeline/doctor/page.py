@@ -166,12 +166,13 @@ def _takes_of(leak: Leak) -> str:
 def _sync(examined: Examined) -> Markup:
     if not examined.checked_sync:
         return Markup("")
-    words = Counter(take.sync.words.partition(" (")[0] for take in examined.takes if take.sync)
+    words = Counter(take.sync.words for take in examined.takes if take.sync)
     rows = [[what, f"{count:,}"] for what, count in words.most_common()]
     note = (
-        "How the wearer's head moves in the exo videos, against how the ego poses say it moves. "
-        f"An estimate: {TOLERANCE} frames either way count as together, and a clear wrong answer "
-        "is possible, most of all where little moves or a movement repeats itself."
+        "How the wearer's head moves in the exo videos, and the picture in the ego video, against "
+        f"how the ego poses say they move. An estimate: {TOLERANCE} frames either way count as "
+        "together, and a clear wrong answer is possible, most of all where little moves or a "
+        "movement repeats itself."
     )
     heading = tag("h2", "Do ego and exo run together?")
     return joined([heading, table(["finding", "takes"], rows), tag("p", note, class_="note")])
@@ -229,12 +230,8 @@ def _streams(take: TakeFinding) -> Markup:
         for stream in take.streams
     ]
     found = [table(head, rows)]
-    if take.sync and take.sync.frames:
-        found.append(
-            tag("p", f"Sync over {take.sync.frames} frames: best offset "
-                f"{take.sync.offset_frames:+d}, agreement {take.sync.agreement:.2f}, "
-                f"lead {take.sync.lead:.2f}.")
-        )  # fmt: skip
+    if take.sync:
+        found += [tag("p", line) for line in take.sync.lines]
     return joined(found)
 
 

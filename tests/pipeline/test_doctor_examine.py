@@ -14,7 +14,7 @@ from pipeline.doctor.finding import Stream, TakeFinding
 from pipeline.doctor.job import job_size
 from pipeline.doctor.leaks import split_leaks
 from pipeline.doctor.page import Examined, page
-from pipeline.doctor.sync import SyncFinding
+from pipeline.doctor.sync import Offset, SyncFinding
 from pipeline.ingest import ingest
 from pipeline.rejects import Reject
 from stores.index import ClipIndex, read_index
@@ -118,7 +118,7 @@ def test_sync_that_was_checked_is_kept_for_the_next_run(index: Path):
     round_of(index, index.parent, check_sync=True)
     kept = sorted(index.parent.glob("*_sheets/*.json"))
     found = [SyncFinding.model_validate_json(path.read_bytes()) for path in kept]
-    assert len(found) == 2 and not any(finding.clear for finding in found)
+    assert len(found) == 2 and not any(finding.exo.clear for finding in found)
     before = [path.stat().st_mtime_ns for path in kept]
     round_of(index, index.parent, check_sync=True)
     assert [path.stat().st_mtime_ns for path in kept] == before
@@ -180,12 +180,14 @@ def test_a_hostile_take_name_stays_inside_the_folder_of_sheets(index: Path):
 
 
 def test_takes_that_stand_out_are_flagged_with_the_reason():
-    late = SyncFinding(
-        offset_frames=5, clear=True, agreement=0.8, lead=0.3, views={"cam01": 5}, frames=180
-    )
+    plain = Offset(offset_frames=5, clear=True, agreement=0.8, lead=0.3, views={}, frames=180)
+    late = SyncFinding(exo=plain, ego=None)
+    early = SyncFinding(exo=plain, ego=plain.model_copy(update={"offset_frames": -4}))
     streams = tuple(Stream(f"cam0{n}", "a.mp4", n, 30.0, (4, 4), "") for n in (1, 2))
     assert finding("a").flags == ()
     assert finding("a", sync=late).flags == ("sync: exo 5 frames late",)
+    assert finding("a", sync=early).flags == ("sync: exo 5 frames late, ego 4 frames early",)
+    assert early.exo_after_ego == 9 and "Exo against ego: +9 frames." in early.lines
     assert finding("a", in_view=0.2).flags == ("the wearer is in 20% of the exo pictures only",)
     assert finding("a", streams=streams).flags == ("the videos have 1, 2 frames",)
 
