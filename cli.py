@@ -456,6 +456,88 @@ def verify(store: StoreArgument, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+@store_app.command()
+def log(store: StoreArgument, as_json: AsJson = False) -> None:
+    """List the versions of a store, newest first: clips added, changed, removed, and tags."""
+    from stores.history import log as versions_of
+
+    entries = [dataclasses.asdict(entry) for entry in versions_of(store)]
+    if as_json:
+        tell({"versions": entries}, as_json=True)
+        return
+    columns = ["clips", "added", "changed", "removed", "when", "command"]
+    rows = [[e["hash"][:12], *(str(e[c]) for c in columns), ", ".join(e["tags"])] for e in entries]
+    show_table("versions", ["hash", *columns, "tags"], rows)
+
+
+@store_app.command("diff")
+def diff_stores(a: StoreArgument, b: StoreArgument, as_json: AsJson = False) -> None:
+    """Compare two stores or versions; exit code 1 if they do not hold the same."""
+    from stores.history import diff as compare
+
+    found = compare(a, b)
+    tell(found, as_json=as_json)
+    if not found.is_same:
+        raise typer.Exit(1)
+
+
+@store_app.command()
+def tag(
+    store: StoreArgument,
+    name: Annotated[str, typer.Argument(help="STORE@NAME then opens the version.")],
+    delete: Annotated[bool, typer.Option("--delete", help="Take the name away again.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Name a version for good: HEAD's, or that of STORE@HASH."""
+    from stores.history import tag as name_version
+    from stores.history import untag
+
+    version = untag(store, name) if delete else name_version(store, name)
+    tell({"tag": name, "deleted" if delete else "hash": version}, as_json=as_json)
+
+
+@store_app.command()
+def gc(
+    store: Annotated[Path, typer.Argument(help="The store.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    drop_versions: Annotated[
+        bool, typer.Option("--drop-versions", help="Also versions that no HEAD or tag leads to.")
+    ] = False,
+    drop_unfinished: Annotated[
+        bool, typer.Option("--drop-unfinished", help="Also what a stopped encode has finished.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what no version of a store names, and remove it if you say so."""
+    from stores.garbage import gc as collect
+
+    also = {"drop_versions": drop_versions, "drop_unfinished": drop_unfinished}
+    found = collect(store, dry_run=True, **also)
+    if found.found and (yes or (not as_json and _agreed(found))):
+        found = collect(store, dry_run=False, **also)
+    tell(found, as_json=as_json)
+
+
+def _agreed(found: Any) -> bool:
+    for item in found.found:
+        typer.echo(f"{item.bytes:>15,}  {item.kind}: {item.path}")
+    return typer.confirm(f"Remove these {found.bytes:,} bytes?")
+
+
+@store_app.command()
+def fork(
+    store: StoreArgument,
+    new: Annotated[Path, typer.Argument(help="Folder of the new, empty store.")],
+    change: Annotated[list[str], typer.Option("--set", help="Field of the recipe: clips.stride=2")],
+    as_json: AsJson = False,
+) -> None:
+    """Start a new store with a recipe that differs, and remember where it came from."""
+    from stores.fork import fork as start
+
+    changes = dict(setting.partition("=")[::2] for setting in change)
+    tell(start(store, new, changes), as_json=as_json)
+
+
 @clips_app.command()
 def show(clips: Annotated[Path, typer.Argument(help="A clip index.")], as_json: AsJson = False):
     """Say what a clip index holds: format, recipe, digest, clips."""

@@ -88,7 +88,7 @@ def diff_clips(a: Path, b: Path) -> ClipDiff:
     for of_a, of_b in _side_by_side(*files):
         only_in_a += [clip_id for clip_id in of_a if clip_id not in of_b]
         only_in_b += [clip_id for clip_id in of_b if clip_id not in of_a]
-        found = (_change(of_a[name], of_b[name]) for name in of_a if name in of_b)
+        found = (clip_change(of_a[name], of_b[name]) for name in of_a if name in of_b)
         changed += [change for change in found if change.what]
     return ClipDiff(
         digests=(files[0].digest, files[1].digest),
@@ -101,6 +101,34 @@ def diff_clips(a: Path, b: Path) -> ClipDiff:
         only_in_a=tuple(only_in_a),
         only_in_b=tuple(only_in_b),
         changed=tuple(changed),
+    )
+
+
+def clip_change(a: ClipRow, b: ClipRow) -> ClipChange:
+    """What differs from the one clip to the other, in words."""
+    what = [
+        f"{name}: {getattr(a, name)} -> {getattr(b, name)}"
+        for name in _LABELS
+        if getattr(a, name) != getattr(b, name)
+    ]
+    if a.frames != b.frames:
+        what.append(f"frames: {_frames(a)} -> {_frames(b)}")
+    cameras = {camera.cam_id: camera for camera in (b.ego, *b.present)}
+    ids = [" ".join(c.cam_id for c in (row.ego, *row.present)) for row in (a, b)]
+    if ids[0] != ids[1]:
+        what.append(f"cameras: {ids[0]} -> {ids[1]}")
+    moved = [(0.0, 0.0)]
+    for camera in (a.ego, *a.present):
+        other = cameras.get(camera.cam_id)
+        if other is None:
+            continue
+        what += _lens_changes(camera, other)
+        apart = _pose_change(camera, other, a.frames, b.frames)
+        if apart is not None:
+            what.append(f"{camera.cam_id} moved by {apart[0]:.3g} mm, {apart[1]:.3g} degrees")
+            moved.append(apart)
+    return ClipChange(
+        a.clip_id, tuple(what), max(mm for mm, _ in moved), max(degrees for _, degrees in moved)
     )
 
 
@@ -153,33 +181,6 @@ def _side_by_side(a: IndexFile, b: IndexFile) -> Iterator[tuple[Clips, Clips]]:
             if is_here:
                 heads[place] = next(takes[place], None)
         yield here[0], here[1]
-
-
-def _change(a: ClipRow, b: ClipRow) -> ClipChange:
-    what = [
-        f"{name}: {getattr(a, name)} -> {getattr(b, name)}"
-        for name in _LABELS
-        if getattr(a, name) != getattr(b, name)
-    ]
-    if a.frames != b.frames:
-        what.append(f"frames: {_frames(a)} -> {_frames(b)}")
-    cameras = {camera.cam_id: camera for camera in (b.ego, *b.present)}
-    ids = [" ".join(c.cam_id for c in (row.ego, *row.present)) for row in (a, b)]
-    if ids[0] != ids[1]:
-        what.append(f"cameras: {ids[0]} -> {ids[1]}")
-    moved = [(0.0, 0.0)]
-    for camera in (a.ego, *a.present):
-        other = cameras.get(camera.cam_id)
-        if other is None:
-            continue
-        what += _lens_changes(camera, other)
-        apart = _pose_change(camera, other, a.frames, b.frames)
-        if apart is not None:
-            what.append(f"{camera.cam_id} moved by {apart[0]:.3g} mm, {apart[1]:.3g} degrees")
-            moved.append(apart)
-    return ClipChange(
-        a.clip_id, tuple(what), max(mm for mm, _ in moved), max(degrees for _, degrees in moved)
-    )
 
 
 def _frames(row: ClipRow) -> str:

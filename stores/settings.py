@@ -12,6 +12,8 @@ from stores.errors import StoreFault
 from stores.version import STORE_FORMAT, StoreRecipe, check_format
 
 NAME = "store.json"
+ZARR, WEBDATASET = "zarr", "webdataset"
+"""Containers of a store: Zarr v3 shards that grow, and tar shards of one version."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,14 @@ class StoreSettings:
 
     recipe: StoreRecipe
     clips_per_shard: int
+    container: str = ZARR
 
 
 def write_settings(store: Path, settings: StoreSettings) -> None:
     """Writes store.json."""
     about = {
         "format": STORE_FORMAT,
+        "container": settings.container,
         "clips_per_shard": settings.clips_per_shard,
         "recipe_digest": settings.recipe.digest,
         "recipe": settings.recipe.model_dump(mode="json"),
@@ -42,7 +46,10 @@ def read_settings(store: Path) -> StoreSettings:
         recipe = StoreRecipe.model_validate(plain["recipe"])
         if recipe.digest != plain["recipe_digest"]:
             raise _fault(path, f"recipe {plain['recipe_digest'][:12]}", recipe.digest[:12])
-        return StoreSettings(recipe, int(plain["clips_per_shard"]))
+        container = plain.get("container", ZARR)
+        if container not in (ZARR, WEBDATASET):
+            raise _fault(path, f"container {ZARR} or {WEBDATASET}", repr(container))
+        return StoreSettings(recipe, int(plain["clips_per_shard"]), container)
     except FileNotFoundError as missing:
         raise _fault(path, "a store", "no store.json") from missing
     except (orjson.JSONDecodeError, KeyError, TypeError, ValidationError) as foreign:
@@ -53,15 +60,20 @@ def check_same_recipe(store: Path, old: StoreRecipe, new: StoreRecipe) -> None:
     """Raises StoreFault, naming every field that differs, unless the recipes are equal."""
     if old == new:
         return
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    differing = [key for key in before if before[key] != after.get(key)]
+    differing = differing_fields(old, new)
     raise StoreFault(
         "This store was made by another recipe; one store holds one.",
         where=store / NAME,
-        expected=", ".join(f"{key} = {before[key]}" for key in differing),
-        got=", ".join(f"{key} = {after.get(key)}" for key in differing),
+        expected=", ".join(f"{key} = {before}" for key, (before, _) in differing.items()),
+        got=", ".join(f"{key} = {after}" for key, (_, after) in differing.items()),
         fix="Encode into a new store, or go back to the store's recipe.",
     )
+
+
+def differing_fields(old: StoreRecipe, new: StoreRecipe) -> dict[str, tuple[Any, Any]]:
+    """Both values of every field of the recipes that differs, by dotted name: clips.stride."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
 
 
 def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from stores.atomic import write_whole
 from stores.errors import StoreFault
 from stores.index import ROW_SCHEMA, ClipRecipe, ClipRow, row_from_dict, row_to_dict
 from stores.schema import ARRAYS
+from stores.tags import is_like_hash, read_tags
 
 STORE_FORMAT = 1
 """Version of the layout in docs/store-format.md; a reader refuses a newer one."""
@@ -134,10 +135,7 @@ def write_version(
     record_path = _version_path(store, name, "json")
     if record_path.exists():
         return name
-    table = pa.Table.from_pylist([_clip_to_dict(clip) for clip in clips], schema=MANIFEST_SCHEMA)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    manifest = sink.getvalue().to_pybytes()
+    manifest = _manifest_bytes(clips)
     record = VersionRecord(
         format=STORE_FORMAT,
         hash=name,
@@ -152,6 +150,14 @@ def write_version(
     write_whole(_version_path(store, name, "parquet"), manifest)
     write_whole(record_path, record.model_dump_json(indent=2).encode())
     return name
+
+
+def copy_version(store: Path, record: VersionRecord, clips: Sequence[StoredClip]) -> None:
+    """Writes another store's version: the same clips, sorted by id, at other rows."""
+    manifest = _manifest_bytes(clips)
+    copy = record.model_copy(update={"manifest_digest": blake3.blake3(manifest).hexdigest()})
+    write_whole(_version_path(store, record.hash, "parquet"), manifest)
+    write_whole(_version_path(store, record.hash, "json"), copy.model_dump_json(indent=2).encode())
 
 
 def read_version(store: Path, recipe: StoreRecipe, name: str) -> Version:
@@ -173,7 +179,7 @@ def read_version(store: Path, recipe: StoreRecipe, name: str) -> Version:
     if got != record.manifest_digest:
         raise _altered(manifest_path, f"digest {record.manifest_digest[:12]}", got[:12])
     table = pq.read_table(pa.BufferReader(manifest))
-    named = store_hash(recipe, _digest_rows(table))
+    named = store_hash(recipe, digest_rows(table))
     if named != name:
         raise _altered(manifest_path, f"clips and recipe of {name[:12]}", f"those of {named[:12]}")
     return Version(record, table)
@@ -196,25 +202,38 @@ def list_versions(store: Path) -> list[str]:
 
 
 def resolve(store: str | Path) -> tuple[Path, str]:
-    """Folder and full hash that "S" (its HEAD) or "S@prefix" means."""
+    """Folder and full hash that "S" (its HEAD), "S@tag" or "S@prefix" of a hash means."""
     text = str(store)
     if (Path(text) / "store.json").exists() or "@" not in text:
-        folder, prefix = Path(text), ""
+        folder, name = Path(text), ""
     else:
-        folder, prefix = Path(text.rpartition("@")[0]), text.rpartition("@")[2]
-    known = list_versions(folder)
-    if not prefix:
+        folder, name = Path(text.rpartition("@")[0]), text.rpartition("@")[2]
+    if not name or not (folder / "store.json").exists():
         return folder, _head_or_fault(folder)
-    found = [name for name in known if name.startswith(prefix)]
+    tags = {} if is_like_hash(name) else read_tags(folder)
+    if name in tags:
+        return folder, tags[name]
+    known = list_versions(folder)
+    found = [version for version in known if version.startswith(name)]
     if len(found) == 1:
         return folder, found[0]
+    choice = [version[:12] for version in (found or known)[:8]] + sorted(tags)[:8]
     raise StoreFault(
         "This version of the store is not known." if not found else "Which version is meant?",
         where=text,
-        expected="the beginning of exactly one version's hash",
-        got=f"{prefix!r}; the store has {', '.join(name[:12] for name in (found or known)[:8])}",
+        expected="the beginning of exactly one version's hash, or a tag",
+        got=f"{name!r}; the store has {', '.join(choice)}",
         fix="Give more letters of the hash, or none for the current version.",
     )
+
+
+def digest_rows(table: pa.Table) -> Iterable[tuple[str, dict[str, str]]]:
+    """Each clip's id, and by name the digests of its arrays and of its index row (`clip`)."""
+    names = [name for name in table.column_names if name.startswith("digest_")]
+    columns = [table[name].to_pylist() for name in names]
+    short = [name.removeprefix("digest_") for name in names]
+    for clip_id, *values in zip(table["clip_id"].to_pylist(), *columns, strict=True):
+        yield clip_id, dict(zip(short, values, strict=True))
 
 
 def check_format(path: Path, found: object) -> None:
@@ -265,6 +284,13 @@ def _version_path(store: Path, name: str, ending: str) -> Path:
     return store / "versions" / f"{name}.{ending}"
 
 
+def _manifest_bytes(clips: Sequence[StoredClip]) -> bytes:
+    table = pa.Table.from_pylist([_clip_to_dict(clip) for clip in clips], schema=MANIFEST_SCHEMA)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
 def _clip_to_dict(clip: StoredClip) -> dict[str, Any]:
     rows = {f"row_{name}": clip.rows[name] for name in ARRAYS}
     digests = {f"digest_{name}": clip.digests[name] for name in ARRAYS}
@@ -275,14 +301,6 @@ def _clip_from_dict(plain: dict[str, Any]) -> StoredClip:
     rows = {name: plain.get(f"row_{name}", ABSENT_ROW) for name in ARRAYS}
     digests = {name: plain.get(f"digest_{name}", "") for name in ARRAYS}
     return as_stored(row_from_dict(plain), rows, digests)
-
-
-def _digest_rows(table: pa.Table) -> Iterable[tuple[str, dict[str, str]]]:
-    names = [name for name in table.column_names if name.startswith("digest_")]
-    columns = [table[name].to_pylist() for name in names]
-    short = [name.removeprefix("digest_") for name in names]
-    for clip_id, *values in zip(table["clip_id"].to_pylist(), *columns, strict=True):
-        yield clip_id, dict(zip(short, values, strict=True))
 
 
 MANIFEST_SCHEMA = pa.schema(

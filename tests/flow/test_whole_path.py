@@ -259,3 +259,37 @@ def test_takes_of_fewer_views_are_used_if_asked(world: World, tmp_path: Path):
         *("--min-views", 3),
     )
     assert most["takes"] == 3
+
+
+def test_a_tag_names_a_version_and_the_log_shows_it(world: World, tmp_path: Path):
+    import shutil
+
+    copy = tmp_path / "copy.store"
+    shutil.copytree(world.store, copy)
+    tagged = report("store", "tag", copy, "paper")["hash"]
+    (version,) = report("store", "log", copy)["versions"]
+    assert (version["hash"], version["tags"]) == (tagged, ["paper"])
+    assert "paper" in call("store", "log", copy).stdout
+    assert report("store", "info", f"{copy}@paper")["hash"] == tagged
+    assert call("store", "diff", f"{copy}@paper", world.store).exit_code == 0
+
+
+def test_gc_asks_and_takes_only_what_no_version_names(world: World, tmp_path: Path):
+    import shutil
+
+    copy = tmp_path / "copy.store"
+    shutil.copytree(world.store, copy)
+    stray = copy / "arrays" / "ego_latents" / "c" / "99"
+    shutil.copytree(copy / "arrays" / "ego_latents" / "c" / "0", stray)
+    kept = CliRunner().invoke(app, ["store", "gc", str(copy)], input="n\n")
+    assert kept.exit_code == 0
+    assert stray.exists()
+    report("store", "gc", copy, "--yes")
+    assert not list(stray.rglob("*")) or not stray.exists()
+    assert call("store", "verify", copy).exit_code == 0
+
+
+def test_a_fork_has_the_changed_recipe_and_no_clips(world: World, tmp_path: Path):
+    made = report("store", "fork", world.store, tmp_path / "new.store", "--set", "clips.stride=2")
+    assert made["recipe"]["clips.stride"] == [3, 2]
+    assert "no clips" in fault("store", "info", tmp_path / "new.store")
