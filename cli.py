@@ -534,8 +534,38 @@ def fork(
     """Start a new store with a recipe that differs, and remember where it came from."""
     from stores.fork import fork as start
 
-    changes = dict(setting.partition("=")[::2] for setting in change)
-    tell(start(store, new, changes), as_json=as_json)
+    split = [setting.partition("=") for setting in change]
+    tell(start(store, new, {name: value for name, _, value in split}), as_json=as_json)
+
+
+@store_app.command("export")
+def export_store(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the tar shards.")],
+    container: Annotated[
+        Literal["webdataset"], typer.Option("--format", help="What to write.")
+    ] = "webdataset",
+    clips_per_tar: Annotated[int, typer.Option(min=1, help="Clips a tar.")] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Write one version as WebDataset tar shards, which open and train like the store itself."""
+    from stores.tar_store import export_tar
+    from stores.zarr_store import open_store
+
+    report = export_tar(open_store(store), out, clips_per_tar=clips_per_tar, track=drawn)
+    tell({"format": container, **dataclasses.asdict(report)}, as_json=as_json)
+
+
+@store_app.command("import")
+def import_store(
+    folder: Annotated[Path, typer.Argument(help="Folder that `store export` wrote.")],
+    store: Annotated[Path, typer.Option(help="Store to make, of the same hash.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a store of tar shards, every array hashed again; the hash is the same."""
+    from stores.tar_store import import_tar
+
+    tell({"store": store, "hash": import_tar(folder, store, track=drawn)}, as_json=as_json)
 
 
 @clips_app.command()

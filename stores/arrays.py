@@ -1,12 +1,14 @@
 """One Zarr v3 group of arrays, cut into shards along the clips: metadata, writing, reading."""
 
 import math
+import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import blake3
 import numpy as np
@@ -17,12 +19,13 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
 from stores.atomic import write_whole
+from stores.batch_memory import BatchMemory
 from stores.errors import StoreFault
 from stores.schema import ArraySpec, ClipShape
 from stores.shard import BLOSC, ShardDamage, ShardFile, ShardLayout, write_shard_file
 
-_OPEN_SHARDS = 128  # an array; a process may usually have 1024 files open
-_THREADED_BYTES = 2**20  # smaller reads are quicker than handing them to threads
+_FILES_SHARE, _MOST_OPEN = 8, 4096  # an array takes an eighth of the files that may be open
+_THREADED_BYTES = 2**18  # smaller reads are quicker than handing them to threads
 
 
 class RowDamage(OSError):
@@ -31,6 +34,15 @@ class RowDamage(OSError):
     def __init__(self, shard: int, row: int | None, reason: str):
         self.shard, self.row, self.reason = shard, row, reason
         super().__init__(reason)
+
+
+@runtime_checkable
+class RowFile(Protocol):
+    """An open shard of any container; raises ShardDamage when a row cannot be read."""
+
+    def read_row(self, position: int, out: np.ndarray, *, pieces: int) -> None:
+        """Fills `out`, uint8, with the first `pieces` pieces of a row."""
+        ...
 
 
 def shard_layout(spec: ArraySpec, clip: ClipShape, clips_per_shard: int) -> ShardLayout:
@@ -104,6 +116,22 @@ def row_digest(layout: ShardLayout, row: np.ndarray) -> str:
     return blake3.blake3(layout.row_view(row).data).hexdigest()
 
 
+class ReadThreads:
+    """Threads that several readers share; none is started before the first large read."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def submit(self, job: Callable[..., None], *arguments: object) -> Future[None]:
+        """Hands the job to one of the `count - 1` threads beside the caller's own."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.count - 1, "read-store")
+            return self._pool.submit(job, *arguments)
+
+
 class ArrayReader:
     """Reads rows of one array, many at a time, into one buffer."""
 
@@ -113,40 +141,59 @@ class ArrayReader:
         spec: ArraySpec,
         layout: ShardLayout,
         *,
-        threads: int = 1,
+        threads: ReadThreads,
         check: bool = True,
     ):
         self.spec, self.layout = spec, layout
         self._group, self._check, self._threads = group, check, threads
-        self._pool: ThreadPoolExecutor | None = None
-        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._dtype = np.dtype(layout.dtype).newbyteorder("<")
+        self._open: OrderedDict[int, RowFile] = OrderedDict()
         self._lock = threading.Lock()
+        self._memory = BatchMemory()
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # below 0: any number
+        self._most_open = min(allowed // _FILES_SHARE if allowed >= 0 else _MOST_OPEN, _MOST_OPEN)
 
     def read(self, rows: Sequence[int], *, first_frame: bool = False) -> np.ndarray:
         """The rows, stacked; with `first_frame` only step 0 of their outermost axis.
 
         Raises RowDamage if a shard is missing, cut short or altered.
         """
-        layout = self.layout
-        pieces = 1 if first_frame else layout.pieces
-        shape = layout.row_shape[1:] if first_frame else layout.row_shape
-        out = np.empty((len(rows), *shape), dtype=np.dtype(layout.dtype).newbyteorder("<"))
+        return self.begin(rows, first_frame=first_frame)()
+
+    def begin(self, rows: Sequence[int], *, first_frame: bool = False) -> Callable[[], np.ndarray]:
+        """Sets other threads to work; a call of what comes out does the rest, as `read` does."""
+        pieces = 1 if first_frame else self.layout.pieces
+        shape = self.layout.row_shape[1:] if first_frame else self.layout.row_shape
+        out = self._memory.array((len(rows), *shape), self._dtype)
         flat = out.reshape(len(rows), math.prod(shape)).view(np.uint8)
-        if self._threads == 1 or len(rows) == 1 or out.nbytes < _THREADED_BYTES:
-            self._read_rows(rows, flat, pieces)
-            return out
-        cuts = np.linspace(0, len(rows), min(self._threads, len(rows)) + 1).astype(int).tolist()
+        threads = self._threads if out.nbytes >= _THREADED_BYTES else None
+        parts = min(threads.count, len(rows)) if threads else 1
+        cuts = [len(rows) * k // parts for k in range(parts + 1)]
         jobs = [
-            self._threads_pool().submit(self._read_rows, rows[a:b], flat[a:b], pieces)
-            for a, b in pairwise(cuts)
+            threads.submit(self._read_rows, rows[a:b], flat[a:b], pieces)
+            for a, b in pairwise(cuts[1:])
+            if threads
         ]
-        for job in jobs:
-            job.result()
-        return out
+
+        def finish() -> np.ndarray:
+            self._read_rows(rows[: cuts[1]], flat[: cuts[1]], pieces)
+            for job in jobs:
+                job.result()
+            return out
+
+        return finish
 
     def shard_of(self, row: int) -> int:
         """Number of the shard that holds the row."""
         return row // self.layout.rows
+
+    def file_of(self, shard: int) -> Path:
+        """The file that holds the shard."""
+        return shard_path(self._group, self.spec, shard)
+
+    def open_file(self, shard: int) -> RowFile:
+        """The shard, open. Raises ShardDamage if it cannot be."""
+        return ShardFile(self.file_of(shard), self.layout, check=self._check)
 
     def _read_rows(self, rows: Sequence[int], flat: np.ndarray, pieces: int) -> None:
         for row, target in zip(rows, flat, strict=True):
@@ -157,26 +204,17 @@ class ArrayReader:
                 damaged = None if damage.position is None else row
                 raise RowDamage(shard, damaged, damage.reason) from damage
 
-    def _shard(self, shard: int) -> ShardFile:
-        with self._lock:
-            if shard in self._open:
-                self._open.move_to_end(shard)
-                return self._open[shard]
+    def _shard(self, shard: int) -> RowFile:
+        found = self._open.get(shard)
+        if found is not None:
+            return found
         # outside the lock, so that the threads open their shards at the same time
-        opened = ShardFile(
-            shard_path(self._group, self.spec, shard), self.layout, check=self._check
-        )
+        opened = self.open_file(shard)
         with self._lock:
             self._open[shard] = opened
-            if len(self._open) > _OPEN_SHARDS:
+            if len(self._open) > self._most_open:
                 self._open.popitem(last=False)
         return opened
-
-    def _threads_pool(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads, f"read-{self.spec.name}")
-            return self._pool
 
 
 def open_readers(
@@ -190,8 +228,9 @@ def open_readers(
 ) -> dict[str, ArrayReader]:
     """A reader for every array of the group."""
     layouts = {name: shard_layout(spec, clip, clips_per_shard) for name, spec in specs.items()}
+    together = ReadThreads(threads)
     return {
-        name: ArrayReader(group, spec, layouts[name], threads=threads, check=check)
+        name: ArrayReader(group, spec, layouts[name], threads=together, check=check)
         for name, spec in specs.items()
     }
 

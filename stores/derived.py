@@ -1,7 +1,8 @@
 """Arrays that a model made out of a store: written a shard at a time, read like the store's own."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -122,6 +123,12 @@ class Derived:
             hit = [c for c, row in zip(clip_ids, rows, strict=True) if damage.row in (None, row)]
             what = f"{self.name}/{array} of {', '.join(hit[:5])} cannot be read, shard {where}."
             raise self._fault(what, "the bytes that were written", damage.reason) from damage
+
+    def begin(
+        self, array: str, clip_ids: Sequence[str], *, first_frame: bool = False
+    ) -> Callable[[], np.ndarray]:
+        """A `read` that happens once what comes out is called."""
+        return partial(self.read, array, clip_ids, first_frame=first_frame)
 
     def check_fresh(self, clip_ids: Sequence[str]) -> None:
         """Raises StoreFault unless every clip has a row that was made from its present data."""

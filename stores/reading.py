@@ -1,7 +1,7 @@
 """One version of a store, open for reading: which clips there are, and their arrays."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import blake3
 import numpy as np
 
-from stores.arrays import ArrayReader, RowDamage, open_readers, shard_path
+from stores.arrays import ArrayReader, RowDamage, open_readers
 from stores.derived import Derived, open_derived
 from stores.errors import StoreFault
 from stores.schema import ARRAYS
@@ -23,20 +23,14 @@ class Store:
     def __init__(self, path: Path, name: str, *, threads: int = 1, check: bool = True):
         settings = read_settings(path)
         self.path, self.hash = path, name
+        self.container = settings.container
         self.recipe, self.clips_per_shard = settings.recipe, settings.clips_per_shard
         self.version = read_version(path, self.recipe, name)
         self.clip_ids: list[str] = self._column("clip_id")
         self._number = {clip_id: k for k, clip_id in enumerate(self.clip_ids)}
         known = [a for a in ARRAYS if f"row_{a}" in self.version.manifest.column_names]
         self._row_numbers = {a: np.array(self._column(f"row_{a}"), np.int64) for a in known}
-        self._readers = open_readers(
-            path / "arrays",
-            {name: ARRAYS[name] for name in known},
-            self.recipe.clips.shape,
-            self.clips_per_shard,
-            threads=threads,
-            check=check,
-        )
+        self._readers = self._open_readers(known, threads=threads, check=check)
 
     @cached_property
     def rows(self) -> list[StoredClip]:
@@ -74,6 +68,14 @@ class Store:
 
         Raises StoreFault, naming array, shard and clips, if one is missing or was altered.
         """
+        return self.begin(array, clip_ids, first_frame=first_frame)()
+
+    def begin(
+        self, array: str, clip_ids: Sequence[str], *, first_frame: bool = False
+    ) -> Callable[[], np.ndarray]:
+        """Begins a `read` in other threads; a call of what comes out finishes it.
+
+        So the arrays of a batch are read beside each other, with one wait for all of them."""
         reader = self.reader(array)
         if first_frame and not reader.spec.frames_apart:
             raise self._fault(
@@ -82,10 +84,15 @@ class Store:
                 got=f"{array} ({reader.spec.axes})",
             )
         rows = self.row_numbers(array, clip_ids)
-        try:
-            return reader.read(rows, first_frame=first_frame)
-        except RowDamage as damage:
-            raise damaged_rows(self.path / "arrays", reader, damage, clip_ids, rows) from damage
+        finish = reader.begin(rows, first_frame=first_frame)
+
+        def finish_or_fault() -> np.ndarray:
+            try:
+                return finish()
+            except RowDamage as damage:
+                raise damaged_rows(reader, damage, clip_ids, rows) from damage
+
+        return finish_or_fault
 
     def reader(self, array: str) -> ArrayReader:
         """Reader of one array by row numbers. Raises StoreFault if there is no such array."""
@@ -126,6 +133,7 @@ class Store:
         files = [path for path in self.path.rglob("*") if path.is_file()]
         return {
             "path": str(self.path),
+            "container": self.container,
             "hash": self.hash,
             "clips": len(self.clip_ids),
             "takes": len(set(self._column("take_name"))),
@@ -147,6 +155,19 @@ class Store:
         together = zip(*(self._column(f"digest_{name}") for name in names), strict=True)
         return [blake3.blake3("".join(digests).encode()).hexdigest() for digests in together]
 
+    def _open_readers(
+        self, arrays: Sequence[str], *, threads: int, check: bool
+    ) -> dict[str, ArrayReader]:
+        """A reader for each of the arrays: what differs from container to container."""
+        return open_readers(
+            self.path / "arrays",
+            {name: ARRAYS[name] for name in arrays},
+            self.recipe.clips.shape,
+            self.clips_per_shard,
+            threads=threads,
+            check=check,
+        )
+
     def _column(self, name: str) -> list[Any]:
         return self.version.manifest[name].to_pylist()
 
@@ -167,11 +188,7 @@ class Store:
 
 
 def damaged_rows(
-    group: Path,
-    reader: ArrayReader,
-    damage: RowDamage,
-    clip_ids: Sequence[str],
-    rows: Sequence[int],
+    reader: ArrayReader, damage: RowDamage, clip_ids: Sequence[str], rows: Sequence[int]
 ) -> StoreFault:
     """The fault that names array, shard and those of the clips that the damage hits."""
     hit = [
@@ -181,7 +198,7 @@ def damaged_rows(
     ]
     return StoreFault(
         f"{reader.spec.name} of {name_some(hit)} cannot be read: {damage.reason}.",
-        where=f"shard {damage.shard}, {shard_path(group, reader.spec, damage.shard)}",
+        where=f"shard {damage.shard}, {reader.file_of(damage.shard)}",
         expected="the bytes that were written",
         got=damage.reason,
         fix="Restore the file from a copy; `exo2ego store verify` lists all that is damaged.",

@@ -25,6 +25,8 @@ BLOSC = {"cname": "zstd", "clevel": 5}
 """Codec of compressed arrays, with bit shuffle."""
 _MOST_BUFFERS = 512  # an even number below IOV_MAX, which is 1024 on Linux and macOS
 
+_WASTE = [bytearray(CRC_BYTES)]  # where checksums go that nobody looks at
+
 
 class ShardDamage(OSError):
     """A shard that is missing, cut short or altered. `position` is the row, if it is one row."""
@@ -94,6 +96,9 @@ class ShardFile:
 
     def __init__(self, path: Path, layout: ShardLayout, *, check: bool = True):
         self.layout, self.check = layout, check
+        size = layout.piece_bytes
+        self._stride = size + CRC_BYTES
+        self._cuts = [slice(k * size, (k + 1) * size) for k in range(layout.pieces)]
         self._handle = -1
         try:
             self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -102,6 +107,7 @@ class ShardFile:
         except OSError as refused:
             raise ShardDamage(f"the file cannot be opened ({refused.strerror})") from refused
         self._index = self._read_index()
+        self._starts = self._starts_of_plain_rows()
 
     def __del__(self) -> None:
         if self._handle >= 0:
@@ -109,6 +115,10 @@ class ShardFile:
 
     def read_row(self, position: int, out: np.ndarray, *, pieces: int) -> None:
         """Reads the first `pieces` pieces of a row into `out`, uint8 and as long as they are."""
+        start = self._starts[position]
+        if start is not None:
+            self._read_together(position, start, out.data, pieces)
+            return
         entries = self._index[position, :pieces]
         if np.any(entries[:, 0] == ABSENT):
             raise ShardDamage("the row was never written", position)
@@ -135,22 +145,42 @@ class ShardFile:
             raise ShardDamage("the index points behind the end of the file")
         return index
 
-    def _read_plain(self, position: int, entries: np.ndarray, targets: np.ndarray) -> None:
-        """Payloads straight into the targets; checksums beside them, in one call if they touch."""
-        if np.any(entries[:, 1] != self.layout.piece_bytes + CRC_BYTES):
-            raise ShardDamage("a piece has the wrong length", position)
-        sums = np.empty((len(targets), CRC_BYTES), dtype=np.uint8)
-        together = np.all(np.diff(entries[:, 0]) == entries[:-1, 1])
-        step = _MOST_BUFFERS // 2 if together else 1
-        for first in range(0, len(targets), step):
-            group = range(first, min(first + step, len(targets)))
-            buffers = [part for k in group for part in (targets[k], sums[k])]
-            wanted = int(entries[group.start : group.stop, 1].sum())
-            self._fill(position, buffers, int(entries[first, 0]), wanted)
+    def _starts_of_plain_rows(self) -> list[int | None]:
+        """For each row: its offset, if its pieces lie one behind the other as ours are written."""
+        layout, stride = self.layout, self._stride
+        if layout.compressed or 2 * layout.pieces > _MOST_BUFFERS:
+            return [None] * layout.rows
+        offsets, lengths = self._index[..., 0], self._index[..., 1]
+        together = (lengths == stride).all(axis=1)
+        together &= (np.diff(offsets, axis=1) == stride).all(axis=1)
+        together &= (offsets != ABSENT).all(axis=1)
+        return [
+            start if is_together else None
+            for start, is_together in zip(offsets[:, 0].tolist(), together.tolist(), strict=True)
+        ]
+
+    def _read_together(self, position: int, start: int, out: memoryview, pieces: int) -> None:
+        """Payloads straight into `out`, checksums beside them, in one call."""
+        payloads = [out[cut] for cut in self._cuts[:pieces]]
+        sums = [bytearray(CRC_BYTES) for _ in payloads] if self.check else _WASTE * pieces
+        buffers: list[Any] = [None] * (2 * pieces)
+        buffers[::2], buffers[1::2] = payloads, sums
+        self._fill(position, buffers, start, pieces * self._stride)
         if not self.check:
             return
-        for target, stored in zip(targets, sums, strict=True):
-            self._compare(position, target, stored)
+        for payload, stored in zip(payloads, sums, strict=True):
+            if crc32c(payload) != int.from_bytes(stored, "little"):
+                raise _altered(position)
+
+    def _read_plain(self, position: int, entries: np.ndarray, targets: np.ndarray) -> None:
+        """Pieces that lie anywhere, one call each."""
+        if np.any(entries[:, 1] != self.layout.piece_bytes + CRC_BYTES):
+            raise ShardDamage("a piece has the wrong length", position)
+        stored = np.empty(CRC_BYTES, dtype=np.uint8)
+        for (offset, length), target in zip(entries.tolist(), targets, strict=True):
+            self._fill(position, [target, stored], offset, length)
+            if self.check:
+                self._compare(position, target, stored)
 
     def _read_packed(self, position: int, offset: int, length: int, target: np.ndarray) -> None:
         packed = np.empty(length, dtype=np.uint8)
@@ -176,7 +206,11 @@ class ShardFile:
     @staticmethod
     def _compare(position: int, payload: np.ndarray, stored: np.ndarray) -> None:
         if crc32c(payload.data) != int.from_bytes(stored.tobytes(), "little"):
-            raise ShardDamage("the data do not match their checksum (altered)", position)
+            raise _altered(position)
+
+
+def _altered(position: int) -> ShardDamage:
+    return ShardDamage("the data do not match their checksum (altered)", position)
 
 
 def _pack(layout: ShardLayout, piece: np.ndarray) -> bytes:

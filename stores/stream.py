@@ -5,7 +5,7 @@ the k-th piece of that row. So every epoch has every clip exactly once, no batch
 any step can be had at once: nothing is replayed to resume.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -95,7 +95,8 @@ class ClipStream:
 
     def batch_of(self, clip_ids: list[str]) -> ClipBatch:
         """The batch of just these clips."""
-        return ClipBatch(clip_ids, {name: read(clip_ids) for name, read in self._reads.items()})
+        begun = {name: read.begin(clip_ids) for name, read in self._reads.items()}
+        return ClipBatch(clip_ids, {name: finish() for name, finish in begun.items()})
 
     def __iter__(self) -> Iterator[ClipBatch]:
         return self
@@ -161,9 +162,10 @@ class _Read:
         ]
         self._pattern = " -> ".join(words).replace(" 3", " rgb")
 
-    def __call__(self, clip_ids: list[str]) -> Shaped[Tensor, "b ..."]:
-        rows = self._source.read(self._spec.name, clip_ids, first_frame=self._first)
-        return rearrange(torch.from_numpy(rows), self._pattern)
+    def begin(self, clip_ids: list[str]) -> Callable[[], Shaped[Tensor, "b ..."]]:
+        """Begins to read; a call of what comes out gives the rows, as the model takes them."""
+        finish = self._source.begin(self._spec.name, clip_ids, first_frame=self._first)
+        return lambda: rearrange(torch.from_numpy(finish()), self._pattern)
 
 
 def _open_read(store: Store, read: str, clip_ids: list[str], derived: dict[str, str]) -> _Read:

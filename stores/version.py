@@ -258,7 +258,7 @@ def _head_or_fault(folder: Path) -> str:
         where=folder,
         expected="a folder with store.json and HEAD",
         got="no HEAD: nothing was ever committed" if inside else "no store.json",
-        fix="Make it with `exo2ego encode-latents clips.parquet STORE`.",
+        fix="Make it with `exo2ego encode-latents`, or run an interrupted export again.",
     )
 
 

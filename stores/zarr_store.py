@@ -12,7 +12,15 @@ from stores.index import ClipRow
 from stores.journal import FinishedShard, drop_entries, write_entry
 from stores.reading import Store
 from stores.schema import ARRAYS
-from stores.settings import StoreSettings, check_same_recipe, read_settings, write_settings
+from stores.settings import (
+    WEBDATASET,
+    ZARR,
+    StoreSettings,
+    check_same_recipe,
+    read_settings,
+    write_settings,
+)
+from stores.tar_reading import TarStore
 from stores.version import (
     StoredClip,
     StoreRecipe,
@@ -38,6 +46,8 @@ def create_store(
     """
     if (path / "store.json").exists():
         settings = read_settings(path)
+        if settings.container != ZARR:
+            raise _not_ours(path, "a Zarr store, or none", f"an export ({settings.container})")
         check_same_recipe(path, settings.recipe, recipe)
         return settings
     foreign = [entry.name for entry in path.iterdir()] if path.is_dir() else []
@@ -55,11 +65,13 @@ def create_store(
 def open_store(store: str | Path, *, threads: int | None = None, check: bool = True) -> Store:
     """The version that "S" (its HEAD) or "S@prefix" names, with `threads` readers a batch.
 
-    `check` compares every piece that is read with its crc32c. Raises StoreFault if there is no
+    S is a Zarr store or an exported folder of tars. `check` compares every piece that is read
+    with its crc32c, where the container has one. Raises StoreFault if there is no
     such store or version, if it is newer than we are, or if its manifest was altered.
     """
     path, name = resolve(store)
-    return Store(path, name, threads=threads or min(4, os.cpu_count() or 1), check=check)
+    kind = TarStore if read_settings(path).container == WEBDATASET else Store
+    return kind(path, name, threads=threads or min(4, os.cpu_count() or 1), check=check)
 
 
 def write_shard(

@@ -293,3 +293,12 @@ def test_a_fork_has_the_changed_recipe_and_no_clips(world: World, tmp_path: Path
     made = report("store", "fork", world.store, tmp_path / "new.store", "--set", "clips.stride=2")
     assert made["recipe"]["clips.stride"] == [3, 2]
     assert "no clips" in fault("store", "info", tmp_path / "new.store")
+
+
+def test_tars_have_the_hash_of_the_store_and_are_scored_like_it(world: World, tmp_path: Path):
+    tars, back = tmp_path / "tars", tmp_path / "back.store"
+    exported = report("store", "export", world.store, "--out", tars)
+    assert report("store", "import", tars, "--store", back)["hash"] == exported["hash"]
+    assert report("store", "info", tars)["hash"] == report("store", "info", world.store)["hash"]
+    words = ("evaluate", "--samples", world.at / "samples")
+    assert report(*words, "--store", tars) == report(*words, "--store", world.store)

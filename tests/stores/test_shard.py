@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crc32c import crc32c
 from numcodecs import blosc
 
 from stores.shard import ABSENT, ShardDamage, ShardFile, ShardLayout, write_shard_file
@@ -48,6 +49,23 @@ def test_the_first_piece_is_read_alone(tmp_path: Path) -> None:
     assert read(path, PLAIN, 0, pieces=1).tobytes() == some_rows(PLAIN)[0][1][0].tobytes()
     with pytest.raises(ShardDamage, match="checksum"):
         read(path, PLAIN, 0)
+
+
+def test_pieces_are_found_in_any_order_in_the_file(tmp_path: Path) -> None:
+    path, stride = tmp_path / "shard", PLAIN.piece_bytes + 4
+    write_shard_file(path, PLAIN, some_rows(PLAIN))
+    data = path.read_bytes()[: -PLAIN.index_bytes]
+    index = np.frombuffer(path.read_bytes()[-PLAIN.index_bytes : -4], "<u8").reshape(-1, 2).copy()
+    order = np.random.default_rng(0).permutation(9)
+    pieces = [data[k * stride : (k + 1) * stride] for k in order]
+    index[order, 0] = np.arange(9) * stride
+    footer = index.tobytes()
+    path.write_bytes(b"".join(pieces) + footer + crc32c(footer).to_bytes(4, "little"))
+    for position, row in some_rows(PLAIN):
+        assert read(path, PLAIN, position).tobytes() == row.tobytes()
+    flip(path, int(index[4, 0]) + 3)  # row 1, piece 1
+    with pytest.raises(ShardDamage, match="checksum"):
+        read(path, PLAIN, 1)
 
 
 @LAYOUTS

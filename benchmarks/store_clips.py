@@ -1,0 +1,93 @@
+"""A store of clips of the paper's size with random numbers in it, and manifests of many clips."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from stores.index import CameraRow, ClipRow
+from stores.recipe import ClipRecipe
+from stores.schema import ARRAYS
+from stores.settings import StoreSettings, write_settings
+from stores.version import StoredClip, StoreRecipe, VaeRecipe, as_stored, write_head, write_version
+from stores.zarr_store import CLIPS_PER_SHARD, commit, create_store, stored_clips, write_shard
+
+RECIPE = StoreRecipe(
+    clips=ClipRecipe(), vae=VaeRecipe(class_name="random", weights_digest="0", config_digest="0")
+)
+EXO, EGO, RAYS = "exo_latents", "ego_latents", "align_rays"
+_BIG = np.uint16(0x7C00)
+"""Bits of float16's infinity: all words below are finite."""
+_CLIPS_A_TAKE = 30
+
+
+def random_row(array: str, number: int) -> np.ndarray:
+    """One clip's row of the array: finite, no two alike, and nothing that could be compressed."""
+    shape = ARRAYS[array].row_shape(RECIPE.clips.shape)
+    random = np.random.default_rng([len(array), number])
+    return random.integers(0, _BIG, shape, dtype=np.uint16).view(np.float16)
+
+
+def clip_row(number: int) -> ClipRow:
+    """A clip's entry, as long as a real one: five cameras, a pose for every ego frame."""
+    take, start = divmod(number, _CLIPS_A_TAKE)
+    name, recipe = f"cmu_bike{take:05d}_2", RECIPE.clips
+    frames = tuple(start * recipe.span + k * recipe.stride for k in range(recipe.frames))
+    random = np.random.default_rng(number)
+    return ClipRow(
+        clip_id=f"{name}-f{frames[0]:06d}",
+        take_name=name,
+        take_uid=f"00000000-0000-4000-8000-{take:012d}",
+        capture_name=name.removesuffix("_2"),
+        participant_uid=str(take % 700),
+        category="Bike Repair",
+        split="train",
+        frames=frames,
+        ego=_camera(random, f"takes/{name}", "aria01", "fisheye624", 15, recipe.frames),
+        exos=tuple(
+            _camera(random, f"takes/{name}", f"cam{k:02d}", "kannala_brandt", 8, 1)
+            for k in range(1, recipe.views + 1)
+        ),
+        sets=(),
+    )
+
+
+def write_store(path: Path, clips: int) -> str:
+    """Writes and commits a store whose clip k is row k of every array; returns its hash."""
+    create_store(path, RECIPE)
+    stored: list[StoredClip] = []
+    for shard, first in enumerate(range(0, clips, CLIPS_PER_SHARD)):
+        numbers = range(first, min(first + CLIPS_PER_SHARD, clips))
+        rows = [clip_row(number) for number in numbers]
+        arrays = {name: map(partial(random_row, name), numbers) for name in (EXO, EGO, RAYS)}
+        finished = write_shard(path, shard, rows, arrays)
+        stored += stored_clips(finished, {row.clip_id: row for row in rows}, CLIPS_PER_SHARD)
+    return commit(path, stored, command="benchmark", index_digest="0")
+
+
+def write_manifest(path: Path, clips: int) -> str:
+    """A committed version of so many clips without a single shard: for opening alone."""
+    write_settings(path, StoreSettings(RECIPE, CLIPS_PER_SHARD))
+    stored = list(_stored_without_rows(clips))
+    name = write_version(path, RECIPE, stored, parent=None, command="benchmark", index_digest="0")
+    write_head(path, name)
+    return name
+
+
+def _stored_without_rows(clips: int) -> Iterator[StoredClip]:
+    every = [name for name, spec in ARRAYS.items() if spec.every_clip]
+    for number in range(clips):
+        words = np.random.default_rng(number).bytes(len(every) * 32).hex()
+        digests = {name: words[k * 64 : (k + 1) * 64] for k, name in enumerate(every)}
+        yield as_stored(clip_row(number), dict.fromkeys(every, number), digests)
+
+
+def _camera(
+    random: np.random.Generator, folder: str, cam_id: str, lens: str, params: int, poses: int
+) -> CameraRow:
+    video = f"{folder}/frame_aligned_videos/downscaled/448/{cam_id}.mp4"
+    numbers = tuple(random.uniform(100, 900, params).tolist())
+    placed = np.tile(np.eye(4), (poses, 1, 1))
+    placed[:, :3] = random.normal(size=(poses, 3, 4))
+    return CameraRow(cam_id, video, lens, numbers, (448, 796), 0, placed)
