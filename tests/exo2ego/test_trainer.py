@@ -97,6 +97,15 @@ def test_a_signal_ends_the_step_with_a_checkpoint_from_which_it_goes_on(
     assert final_weights(tmp_path) == final_weights(runs["align"])
 
 
+@pytest.fixture
+def listening_to_ctrl_c() -> Iterator[None]:
+    """Python's own answer to Ctrl-C; a shell's background jobs are started without one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening_to_ctrl_c")
 def test_a_second_ctrl_c_is_not_held_back(
     store: Store, tiny_experiment: MakeExperiment, tmp_path: Path
 ):
