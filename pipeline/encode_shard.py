@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from jaxtyping import Float16, UInt8
 from torch import Tensor
 
 from exo2ego.geometry.camera import CameraError
-from exo2ego.geometry.plucker import align_rays, ego_rays
+from exo2ego.geometry.clip_rays import CLIP_RAYS
 from exo2ego.model.vae import LatentCodec, load_codec, video_from_frames
-from pipeline.fit import FrameMaker, ego_lens
+from pipeline.fit import FrameMaker
 from pipeline.video import VideoFault, iterate_frames
 from stores.errors import StoreFault, UserFault
 from stores.index import CameraRow, ClipRow
@@ -98,8 +99,7 @@ def _rows(task: ShardTask, codec: LatentCodec) -> dict[str, Iterator[np.ndarray]
     rows = {
         "exo_latents": (np.stack(views, axis=1) for views in zip(*exo_latents, strict=True)),
         "ego_latents": (_encode(codec, recipe, clip) for clip in ego),
-        "align_rays": (_align_rays(recipe, clip) for clip in clips),
-        "ego_rays": (_ego_rays(recipe, clip) for clip in clips),
+        **{name: map(partial(make, recipe), clips) for name, make in CLIP_RAYS.items()},
         "ego_frames": (_frames_or_black(recipe, clip) for clip in ego),
         "exo_frames": (np.stack(views) for views in zip(*exos, strict=True)),
     }
@@ -163,29 +163,6 @@ def _frames_or_black(
     if frames is None:
         return np.zeros((recipe.frames, *recipe.hw, 3), dtype=np.uint8)
     return frames.numpy()
-
-
-def _ego_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "T 6 H W"]:
-    world_from_ego, world_from_ref = _poses(clip.ego), _poses(clip.present[0])[0]
-    lens = ego_lens(recipe, clip.ego)
-    return _half(ego_rays(lens, world_from_ego, world_from_ref, recipe.hw))
-
-
-def _align_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "v 6 h w"]:
-    world_from_exo = torch.stack([_poses(exo)[0] for exo in clip.present])
-    latent_hw = recipe.shape.latent().hw
-    lens = ego_lens(recipe, clip.ego)
-    rays = _half(align_rays(lens, _poses(clip.ego)[0], world_from_exo, latent_hw))
-    absent = recipe.views - len(rays)
-    return np.pad(rays, [(0, absent), (0, 0), (0, 0), (0, 0)], constant_values=np.nan)
-
-
-def _poses(camera: CameraRow) -> Tensor:
-    return torch.from_numpy(np.array(camera.world_from_cam))
-
-
-def _half(rays: Tensor) -> np.ndarray:
-    return rays.to(torch.float16).numpy()
 
 
 def _codec_of_this_thread(task: ShardTask) -> LatentCodec:

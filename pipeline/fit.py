@@ -8,7 +8,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from exo2ego.geometry.camera import CameraError
-from exo2ego.geometry.lenses import Lens, Pinhole, make_lens, virtual_pinhole
+from exo2ego.geometry.clip_rays import ego_lens, video_lens
+from exo2ego.geometry.lenses import Lens, Pinhole
 from pipeline.video import Resampler
 from stores.index import CameraRow
 from stores.recipe import ClipRecipe
@@ -81,18 +82,6 @@ class FrameMaker:
         else:
             self._part_hw = fit.part_hw
             self._resample = Resampler(fit.part_hw, fit.shown_hw)
-
-
-def video_lens(camera: CameraRow) -> Lens:
-    """The lens of the camera's frames as the video has them."""
-    return make_lens(camera.lens, camera.params, camera.hw, camera.quarter_turns_cw)
-
-
-def ego_lens(recipe: ClipRecipe, ego: CameraRow) -> Lens:
-    """The lens that a clip's ego frames are seen through, for frames of the recipe's size."""
-    if recipe.ego_lens == "pinhole":
-        return virtual_pinhole(recipe.hw, recipe.ego_focal_per_side)
-    return video_lens(ego).resized(recipe.hw)
 
 
 def undistorted_pinhole(lens: Lens, balance: float) -> Pinhole:

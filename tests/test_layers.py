@@ -13,6 +13,7 @@ ARROWS = {
     "stores": ("stores",),
     "exo2ego": ("exo2ego", "stores"),
     "exo2ego.geometry": ("exo2ego.geometry",),
+    "exo2ego.geometry.clip_rays": ("exo2ego.geometry", "stores.index", "stores.recipe"),
     "exo2ego.model": ("exo2ego.model", "exo2ego.geometry", "stores"),
     "exo2ego.training": ("exo2ego.training", "exo2ego.model", "exo2ego.geometry", "stores"),
 }

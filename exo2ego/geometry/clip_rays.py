@@ -1,0 +1,60 @@
+"""Rays of one clip of an index, as a store keeps them: the one place where cameras become arrays.
+
+Whoever encodes them and whoever makes them again at read time calls these: the bits are the same.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float16
+from torch import Tensor
+
+from exo2ego.geometry.lenses import Lens, make_lens, virtual_pinhole
+from exo2ego.geometry.plucker import align_rays, ego_rays
+from stores.index import CameraRow, ClipRow
+from stores.recipe import ClipRecipe
+
+
+def video_lens(camera: CameraRow) -> Lens:
+    """The lens of the camera's frames as the video has them."""
+    return make_lens(camera.lens, camera.params, camera.hw, camera.quarter_turns_cw)
+
+
+def ego_lens(recipe: ClipRecipe, ego: CameraRow) -> Lens:
+    """The lens that a clip's ego frames are seen through, for frames of the recipe's size."""
+    if recipe.ego_lens == "pinhole":
+        return virtual_pinhole(recipe.hw, recipe.ego_focal_per_side)
+    return video_lens(ego).resized(recipe.hw)
+
+
+def clip_ego_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "T 6 H W"]:
+    """Rays of every ego frame in the reference exo camera's frame (paper 3.4.2)."""
+    world_from_ego, world_from_ref = _poses(clip.ego), _poses(clip.present[0])[0]
+    lens = ego_lens(recipe, clip.ego)
+    return _half(ego_rays(lens, world_from_ego, world_from_ref, recipe.hw))
+
+
+def clip_align_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "v 6 h w"]:
+    """The first ego frame's rays in each exo camera's frame (paper 3.2); NaN if absent."""
+    world_from_exo = torch.stack([_poses(exo)[0] for exo in clip.present])
+    latent_hw = recipe.shape.latent().hw
+    lens = ego_lens(recipe, clip.ego)
+    rays = _half(align_rays(lens, _poses(clip.ego)[0], world_from_exo, latent_hw))
+    absent = recipe.views - len(rays)
+    return np.pad(rays, [(0, absent), (0, 0), (0, 0), (0, 0)], constant_values=np.nan)
+
+
+CLIP_RAYS: Mapping[str, Callable[[ClipRecipe, ClipRow], np.ndarray]] = {
+    "align_rays": clip_align_rays,
+    "ego_rays": clip_ego_rays,
+}
+"""By the name of the stored array: what makes a clip's row of it out of its cameras alone."""
+
+
+def _poses(camera: CameraRow) -> Tensor:
+    return torch.from_numpy(np.array(camera.world_from_cam))
+
+
+def _half(rays: Tensor) -> np.ndarray:
+    return rays.to(torch.float16).numpy()
