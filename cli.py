@@ -138,6 +138,14 @@ def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     Console().print(table)
 
 
+def opened(store: str) -> Any:
+    """The store, open, with the rays that it need not keep made when they are read."""
+    from exo2ego.geometry.clip_rays import CLIP_RAYS
+    from stores.zarr_store import open_store
+
+    return open_store(store, derive=CLIP_RAYS)
+
+
 def chosen_device(device: str) -> str:
     """The device's name, with `auto` settled."""
     import torch
@@ -313,11 +321,10 @@ def train(
     """Train one stage from the store: EgoExo-Align, MultiExoCon, then PoseInj."""
     from exo2ego.training.experiment import load_experiment
     from exo2ego.training.trainer import train as run_stage
-    from stores.zarr_store import open_store
 
     report = run_stage(
         stage,
-        open_store(store),
+        opened(store),
         out,
         load_experiment(experiment or stage, tuple(setting or ())),
         wan_spec=wan,
@@ -349,10 +356,9 @@ def encode_first_frames(
     MultiExoCon, PoseInj and sampling take these predictions as their image condition.
     """
     from exo2ego.training.first_frames import encode_first_frames as predict
-    from stores.zarr_store import open_store
 
     report = predict(
-        open_store(store),
+        opened(store),
         align,
         vae_spec=vae,
         fill=fill,
@@ -384,10 +390,9 @@ def sample(
     """Make the ego videos: one mp4 a clip, and one beside the exo views and the truth."""
     from exo2ego.evaluation.sample import sample as make_videos
     from exo2ego.model.flow import SamplerSettings
-    from stores.zarr_store import open_store
 
     report = make_videos(
-        open_store(store),
+        opened(store),
         checkpoint,
         out,
         wan_spec=wan,
@@ -418,10 +423,9 @@ def evaluate(
     Writes scores.json beside the samples. Without AlexNet's weights LPIPS is "not measured".
     """
     from exo2ego.evaluation.evaluate import evaluate as score
-    from stores.zarr_store import open_store
 
     scores = score(
-        open_store(store),
+        opened(store),
         samples,
         trunk=alexnet,
         device=chosen_device(device),
@@ -448,9 +452,8 @@ def info(store: StoreArgument, as_json: AsJson = False) -> None:
 def verify(store: StoreArgument, as_json: AsJson = False) -> None:
     """Read and hash everything again; exit code 1 if a clip is damaged, and say which."""
     from stores.verify import verify_store
-    from stores.zarr_store import open_store
 
-    report = verify_store(open_store(store), track=drawn)
+    report = verify_store(opened(store), track=drawn)
     tell(report, as_json=as_json)
     if report.damaged:
         raise typer.Exit(1)
@@ -550,9 +553,8 @@ def export_store(
 ) -> None:
     """Write one version as WebDataset tar shards, which open and train like the store itself."""
     from stores.tar_store import export_tar
-    from stores.zarr_store import open_store
 
-    report = export_tar(open_store(store), out, clips_per_tar=clips_per_tar, track=drawn)
+    report = export_tar(opened(store), out, clips_per_tar=clips_per_tar, track=drawn)
     tell({"format": container, **dataclasses.asdict(report)}, as_json=as_json)
 
 

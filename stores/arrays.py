@@ -4,9 +4,7 @@ import math
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -25,7 +23,6 @@ from stores.schema import ArraySpec, ClipShape
 from stores.shard import BLOSC, ShardDamage, ShardFile, ShardLayout, write_shard_file
 
 _FILES_SHARE, _MOST_OPEN = 8, 4096  # an array takes an eighth of the files that may be open
-_THREADED_BYTES = 2**18  # smaller reads are quicker than handing them to threads
 
 
 class RowDamage(OSError):
@@ -116,36 +113,12 @@ def row_digest(layout: ShardLayout, row: np.ndarray) -> str:
     return blake3.blake3(layout.row_view(row).data).hexdigest()
 
 
-class ReadThreads:
-    """Threads that several readers share; none is started before the first large read."""
-
-    def __init__(self, count: int):
-        self.count = count
-        self._pool: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
-
-    def submit(self, job: Callable[..., None], *arguments: object) -> Future[None]:
-        """Hands the job to one of the `count - 1` threads beside the caller's own."""
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.count - 1, "read-store")
-            return self._pool.submit(job, *arguments)
-
-
 class ArrayReader:
     """Reads rows of one array, many at a time, into one buffer."""
 
-    def __init__(
-        self,
-        group: Path,
-        spec: ArraySpec,
-        layout: ShardLayout,
-        *,
-        threads: ReadThreads,
-        check: bool = True,
-    ):
+    def __init__(self, group: Path, spec: ArraySpec, layout: ShardLayout, *, check: bool = True):
         self.spec, self.layout = spec, layout
-        self._group, self._check, self._threads = group, check, threads
+        self._group, self._check = group, check
         self._dtype = np.dtype(layout.dtype).newbyteorder("<")
         self._open: OrderedDict[int, RowFile] = OrderedDict()
         self._lock = threading.Lock()
@@ -153,35 +126,29 @@ class ArrayReader:
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # below 0: any number
         self._most_open = min(allowed // _FILES_SHARE if allowed >= 0 else _MOST_OPEN, _MOST_OPEN)
 
-    def read(self, rows: Sequence[int], *, first_frame: bool = False) -> np.ndarray:
-        """The rows, stacked; with `first_frame` only step 0 of their outermost axis.
+    def read(
+        self,
+        rows: Sequence[int],
+        *,
+        first_frame: bool = False,
+        memory: BatchMemory | None = None,
+    ) -> np.ndarray:
+        """The rows, stacked, in `memory`; with `first_frame` only step 0 of their outermost axis.
 
         Raises RowDamage if a shard is missing, cut short or altered.
         """
-        return self.begin(rows, first_frame=first_frame)()
-
-    def begin(self, rows: Sequence[int], *, first_frame: bool = False) -> Callable[[], np.ndarray]:
-        """Sets other threads to work; a call of what comes out does the rest, as `read` does."""
         pieces = 1 if first_frame else self.layout.pieces
         shape = self.layout.row_shape[1:] if first_frame else self.layout.row_shape
-        out = self._memory.array((len(rows), *shape), self._dtype)
+        out = (memory or self._memory).array((len(rows), *shape), self._dtype)
         flat = out.reshape(len(rows), math.prod(shape)).view(np.uint8)
-        threads = self._threads if out.nbytes >= _THREADED_BYTES else None
-        parts = min(threads.count, len(rows)) if threads else 1
-        cuts = [len(rows) * k // parts for k in range(parts + 1)]
-        jobs = [
-            threads.submit(self._read_rows, rows[a:b], flat[a:b], pieces)
-            for a, b in pairwise(cuts[1:])
-            if threads
-        ]
-
-        def finish() -> np.ndarray:
-            self._read_rows(rows[: cuts[1]], flat[: cuts[1]], pieces)
-            for job in jobs:
-                job.result()
-            return out
-
-        return finish
+        for row, target in zip(rows, flat, strict=True):
+            shard, position = divmod(row, self.layout.rows)
+            try:
+                self._shard(shard).read_row(position, target, pieces=pieces)
+            except ShardDamage as damage:
+                damaged = None if damage.position is None else row
+                raise RowDamage(shard, damaged, damage.reason) from damage
+        return out
 
     def shard_of(self, row: int) -> int:
         """Number of the shard that holds the row."""
@@ -194,15 +161,6 @@ class ArrayReader:
     def open_file(self, shard: int) -> RowFile:
         """The shard, open. Raises ShardDamage if it cannot be."""
         return ShardFile(self.file_of(shard), self.layout, check=self._check)
-
-    def _read_rows(self, rows: Sequence[int], flat: np.ndarray, pieces: int) -> None:
-        for row, target in zip(rows, flat, strict=True):
-            shard, position = divmod(row, self.layout.rows)
-            try:
-                self._shard(shard).read_row(position, target, pieces=pieces)
-            except ShardDamage as damage:
-                damaged = None if damage.position is None else row
-                raise RowDamage(shard, damaged, damage.reason) from damage
 
     def _shard(self, shard: int) -> RowFile:
         found = self._open.get(shard)
@@ -223,15 +181,12 @@ def open_readers(
     clip: ClipShape,
     clips_per_shard: int,
     *,
-    threads: int,
     check: bool,
 ) -> dict[str, ArrayReader]:
     """A reader for every array of the group."""
     layouts = {name: shard_layout(spec, clip, clips_per_shard) for name, spec in specs.items()}
-    together = ReadThreads(threads)
     return {
-        name: ArrayReader(group, spec, layouts[name], threads=together, check=check)
-        for name, spec in specs.items()
+        name: ArrayReader(group, spec, layouts[name], check=check) for name, spec in specs.items()
     }
 
 

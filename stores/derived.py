@@ -1,8 +1,7 @@
 """Arrays that a model made out of a store: written a shard at a time, read like the store's own."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +19,7 @@ from stores.arrays import (
     write_array_shard,
 )
 from stores.atomic import remove_partials, write_whole
+from stores.batch_memory import BatchMemory
 from stores.errors import StoreFault
 from stores.journal import FinishedShard, read_entries, write_entry
 from stores.lock import write_lock
@@ -97,7 +97,6 @@ class Derived:
             self.specs,
             store.recipe.clips.shape,
             about["clips_per_shard"],
-            threads=1,
             check=True,
         )
 
@@ -106,8 +105,15 @@ class Derived:
         """Ids of the clips that have rows, sorted."""
         return sorted(self._places)
 
-    def read(self, array: str, clip_ids: Sequence[str], *, first_frame: bool = False) -> np.ndarray:
-        """The clips' rows of one array, stacked "b ...".
+    def read(
+        self,
+        array: str,
+        clip_ids: Sequence[str],
+        *,
+        first_frame: bool = False,
+        memory: BatchMemory | None = None,
+    ) -> np.ndarray:
+        """The clips' rows of one array, stacked "b ...", in `memory` if that is given.
 
         Raises StoreFault for clips without rows, or whose data changed after the rows were made.
         """
@@ -117,18 +123,12 @@ class Derived:
         rows = [self._places[clip_id][0] for clip_id in clip_ids]
         reader = self._readers[array]
         try:
-            return reader.read(rows, first_frame=first_frame)
+            return reader.read(rows, first_frame=first_frame, memory=memory)
         except RowDamage as damage:
             where = shard_path(self.path, reader.spec, damage.shard)
             hit = [c for c, row in zip(clip_ids, rows, strict=True) if damage.row in (None, row)]
             what = f"{self.name}/{array} of {', '.join(hit[:5])} cannot be read, shard {where}."
             raise self._fault(what, "the bytes that were written", damage.reason) from damage
-
-    def begin(
-        self, array: str, clip_ids: Sequence[str], *, first_frame: bool = False
-    ) -> Callable[[], np.ndarray]:
-        """A `read` that happens once what comes out is called."""
-        return partial(self.read, array, clip_ids, first_frame=first_frame)
 
     def check_fresh(self, clip_ids: Sequence[str]) -> None:
         """Raises StoreFault unless every clip has a row that was made from its present data."""

@@ -103,9 +103,9 @@ def _needs(store: Path, name: str) -> _Needs:
     version = Store(store, name)
     shards, sources = set[ShardName](), set[tuple[str, str]]()
     for array in ARRAYS:
-        if f"row_{array}" not in version.version.manifest.column_names:
+        if f"row_{array}" not in version.version.table.column_names:
             continue
-        rows = version.version.manifest[f"row_{array}"].to_numpy()
+        rows = version.version.table[f"row_{array}"].to_numpy()
         numbers = np.unique(rows[rows >= 0] // version.clips_per_shard)
         shards |= {(array, int(number)) for number in numbers}
     if _derived_folders(store):

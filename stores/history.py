@@ -13,12 +13,12 @@ from stores.errors import StoreFault
 from stores.index import row_from_dict
 from stores.lock import write_lock
 from stores.settings import differing_fields, read_settings
+from stores.store_hash import digest_rows
 from stores.tags import check_tag_name, read_tags, write_tags
 from stores.version import (
     StoreRecipe,
     Version,
     VersionRecord,
-    digest_rows,
     list_versions,
     read_version,
     resolve,
@@ -180,7 +180,7 @@ def _open(store: str | Path) -> tuple[StoreRecipe, Version]:
 
 
 def _digests(version: Version) -> Digests:
-    rows = digest_rows(version.manifest)
+    rows = digest_rows(version.table)
     return {clip_id: {name: d for name, d in named.items() if d} for clip_id, named in rows}
 
 
@@ -203,7 +203,7 @@ def _field_changes(a: Version, b: Version, clip_ids: list[str]) -> dict[str, tup
     """By clip id, in words: what the index says otherwise of it."""
     tables = []
     for version in (a, b):
-        places = {clip_id: k for k, clip_id in enumerate(version.manifest["clip_id"].to_pylist())}
+        places = {clip_id: k for k, clip_id in enumerate(version.table["clip_id"].to_pylist())}
         table = version.manifest.take(pa.array([places[c] for c in clip_ids], pa.int64()))
         tables.append([row_from_dict(plain) for plain in table.to_pylist()])
     pairs = zip(clip_ids, *tables, strict=True)

@@ -1,36 +1,54 @@
 """One version of a store, open for reading: which clips there are, and their arrays."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import blake3
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from jaxtyping import Int64
 
 from stores.arrays import ArrayReader, RowDamage, open_readers
+from stores.batch_memory import BatchMemory
 from stores.derived import Derived, open_derived
 from stores.errors import StoreFault
+from stores.index import ClipRow
+from stores.recipe import ClipRecipe
 from stores.schema import ARRAYS
 from stores.settings import read_settings
 from stores.version import ABSENT_ROW, StoredClip, read_version
 
+pc: Any = pyarrow.compute  # its functions are made at import: no checker sees them
+Derive = Callable[[ClipRecipe, ClipRow], np.ndarray]
+"""Makes a clip's row of an array out of its cameras; `exo2ego.geometry.clip_rays` has them."""
+
 
 class Store:
-    """One version of a store. Safe to read from many threads. `stores.zarr_store.open_store`."""
+    """One version of a store. Safe to read from many threads. `stores.open_store` makes it."""
 
-    def __init__(self, path: Path, name: str, *, threads: int = 1, check: bool = True):
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        *,
+        check: bool = True,
+        derive: Mapping[str, Derive] | None = None,
+    ):
         settings = read_settings(path)
         self.path, self.hash = path, name
         self.container = settings.container
         self.recipe, self.clips_per_shard = settings.recipe, settings.clips_per_shard
         self.version = read_version(path, self.recipe, name)
-        self.clip_ids: list[str] = self._column("clip_id")
+        self.clip_ids: list[str] = self._column("clip_id").to_pylist()
         self._number = {clip_id: k for k, clip_id in enumerate(self.clip_ids)}
-        known = [a for a in ARRAYS if f"row_{a}" in self.version.manifest.column_names]
-        self._row_numbers = {a: np.array(self._column(f"row_{a}"), np.int64) for a in known}
-        self._readers = self._open_readers(known, threads=threads, check=check)
+        known = [a for a in ARRAYS if f"row_{a}" in self.version.table.column_names]
+        self._row_numbers = {a: self._column(f"row_{a}").to_numpy() for a in known}
+        self._readers = self._open_readers(known, check=check)
+        self.derive, self._derived_memory = derive or {}, BatchMemory()
 
     @cached_property
     def rows(self) -> list[StoredClip]:
@@ -39,43 +57,42 @@ class Store:
 
     def row(self, clip_id: str) -> StoredClip:
         """One clip. Raises StoreFault if this version does not have it."""
-        return self.rows[self._clip_number(clip_id)]
+        return self.version.clip(int(self.numbers([clip_id])[0]))
 
     def select(
         self,
         split: str | None = None,
         evaluation_set: str | None = None,
         category: str | None = None,
+        take: str | None = None,
     ) -> list[str]:
         """Ids of the clips that are all of what is asked for, sorted; None asks for nothing."""
-        asked = zip(
-            self.clip_ids,
-            self._column("split"),
-            self._column("sets"),
-            self._column("category"),
-            strict=True,
-        )
-        return [
-            clip_id
-            for clip_id, its_split, its_sets, its_category in asked
-            if split in (None, its_split)
-            and (evaluation_set is None or evaluation_set in its_sets)
-            and category in (None, its_category)
-        ]
+        asked = {"split": split, "category": category, "take_name": take}
+        chosen = np.ones(len(self.clip_ids), dtype=bool)
+        for column, value in asked.items():
+            if value is not None:
+                chosen &= pc.equal(self._column(column), value).to_numpy()
+        if evaluation_set is not None:
+            sets = self._column("sets").combine_chunks()
+            members = pc.equal(pc.list_flatten(sets), evaluation_set).to_numpy(zero_copy_only=False)
+            inside = np.zeros(len(chosen), dtype=bool)
+            inside[pc.list_parent_indices(sets).to_numpy()[members]] = True
+            chosen &= inside
+        return [self.clip_ids[number] for number in np.flatnonzero(chosen).tolist()]
 
-    def read(self, array: str, clip_ids: Sequence[str], *, first_frame: bool = False) -> np.ndarray:
+    def read(
+        self,
+        array: str,
+        clip_ids: Sequence[str],
+        *,
+        first_frame: bool = False,
+        memory: BatchMemory | None = None,
+    ) -> np.ndarray:
         """The clips' rows of one array, stacked "b ..."; only frame 0 with `first_frame`.
 
-        Raises StoreFault, naming array, shard and clips, if one is missing or was altered.
+        They lie in `memory`, if that is given. Rays that were not stored are made here. Raises
+        StoreFault, naming array, shard and clips, if a row is missing or was altered.
         """
-        return self.begin(array, clip_ids, first_frame=first_frame)()
-
-    def begin(
-        self, array: str, clip_ids: Sequence[str], *, first_frame: bool = False
-    ) -> Callable[[], np.ndarray]:
-        """Begins a `read` in other threads; a call of what comes out finishes it.
-
-        So the arrays of a batch are read beside each other, with one wait for all of them."""
         reader = self.reader(array)
         if first_frame and not reader.spec.frames_apart:
             raise self._fault(
@@ -84,15 +101,12 @@ class Store:
                 got=f"{array} ({reader.spec.axes})",
             )
         rows = self.row_numbers(array, clip_ids)
-        finish = reader.begin(rows, first_frame=first_frame)
-
-        def finish_or_fault() -> np.ndarray:
-            try:
-                return finish()
-            except RowDamage as damage:
-                raise damaged_rows(reader, damage, clip_ids, rows) from damage
-
-        return finish_or_fault
+        if ABSENT_ROW in rows:
+            return self._read_or_derive(reader, clip_ids, rows, memory)
+        try:
+            return reader.read(rows, first_frame=first_frame, memory=memory)
+        except RowDamage as damage:
+            raise damaged_rows(reader, damage, clip_ids, rows) from damage
 
     def reader(self, array: str) -> ArrayReader:
         """Reader of one array by row numbers. Raises StoreFault if there is no such array."""
@@ -103,22 +117,42 @@ class Store:
         )
 
     def row_numbers(self, array: str, clip_ids: Sequence[str]) -> list[int]:
-        """Where the clips lie in the array. Raises StoreFault if it was not kept for one."""
+        """Where the clips lie in the array; -1 if their rows are made when they are read.
+
+        Raises StoreFault if the store has no row of one, and cannot make it.
+        """
+        return self.rows_at(array, self.numbers(clip_ids)).tolist()
+
+    def numbers(self, clip_ids: Sequence[str]) -> Int64[np.ndarray, " n"]:
+        """The clips' places in the order of ids. Raises StoreFault if one is not there."""
+        try:
+            return np.fromiter(map(self._number.__getitem__, clip_ids), np.int64, len(clip_ids))
+        except KeyError as unknown:
+            raise self._fault(
+                "This version of the store does not have the clip.",
+                expected=f"one of its {len(self.clip_ids)} clips",
+                got=str(unknown.args[0]),
+            ) from None
+
+    def rows_at(self, array: str, numbers: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """`row_numbers` of the clips at these places."""
         self.reader(array)
-        numbers = self._row_numbers[array]
-        rows = [int(numbers[self._clip_number(clip_id)]) for clip_id in clip_ids]
-        absent = [c for c, row in zip(clip_ids, rows, strict=True) if row == ABSENT_ROW]
-        if not absent:
-            return rows
-        unfilmed = ARRAYS[array].of_ego_video and not self.row(absent[0]).ego.video
-        raise self._fault(
-            f"The store does not keep {array} for these clips.",
-            expected=f"{array} of {len(clip_ids)} clips",
-            got=f"none for {name_some(absent)}" + ": no ego video" * unfilmed,
-            fix="Leave these clips out: they are for sampling alone, not for training or scores."
-            if unfilmed
-            else "Keep it when encoding: `exo2ego encode-latents ... --frames-for SPLIT`.",
-        )
+        rows = self._row_numbers[array][numbers]
+        absent = rows == ABSENT_ROW
+        if absent.any():
+            self._check_derived(array, numbers[absent].tolist())
+        return rows
+
+    def make(self, array: str, clip: ClipRow) -> np.ndarray:
+        """The clip's row of an array that can be made out of its cameras: as stored, to the bit."""
+        return self.derive[array](self.recipe.clips, clip)
+
+    def view_counts(self, clip_ids: Sequence[str]) -> list[int]:
+        """How many exo views each clip has; those that it lacks come last."""
+        recipe = self.recipe.clips
+        if recipe.min_views == recipe.views:
+            return [recipe.views] * len(clip_ids)
+        return [self._view_counts[number] for number in self.numbers(clip_ids).tolist()]
 
     def derived(self, name: str, digest: str | None = None) -> Derived:
         """Arrays that a model made out of this store; `digest` (a prefix) if there are several."""
@@ -126,20 +160,24 @@ class Store:
 
     def source_digests(self, clip_ids: Sequence[str]) -> list[str]:
         """For each clip, blake3 of its latents' and rays' digests: what a model can see of it."""
-        return [self._sources[self._clip_number(clip_id)] for clip_id in clip_ids]
+        numbers = self.numbers(clip_ids).tolist()
+        joined = ("".join(column[k] for column in self._source_columns) for k in numbers)
+        return [blake3.blake3(text.encode()).hexdigest() for text in joined]
 
     def info(self) -> dict[str, Any]:
         """Hash, counts, size, recipe, record of the version, and derived arrays, as plain JSON."""
         files = [path for path in self.path.rglob("*") if path.is_file()]
+        derived = {a: self._derived_count(a) for a in self._row_numbers}
         return {
             "path": str(self.path),
             "container": self.container,
             "hash": self.hash,
             "clips": len(self.clip_ids),
-            "takes": len(set(self._column("take_name"))),
-            "splits": dict(Counter(self._column("split"))),
-            "categories": dict(Counter(self._column("category"))),
+            "takes": len(self._column("take_name").unique()),
+            "splits": dict(Counter(self._column("split").to_pylist())),
+            "categories": dict(Counter(self._column("category").to_pylist())),
             "arrays": {a: int((rows >= 0).sum()) for a, rows in self._row_numbers.items()},
+            "made_when_read": {name: count for name, count in derived.items() if count},
             "clips_per_shard": self.clips_per_shard,
             "bytes": sum(path.stat().st_size for path in files),
             "recipe": self.recipe.model_dump(mode="json"),
@@ -150,35 +188,75 @@ class Store:
         }
 
     @cached_property
-    def _sources(self) -> list[str]:
+    def _source_columns(self) -> list[list[str]]:
         names = [name for name, spec in ARRAYS.items() if spec.every_clip]
-        together = zip(*(self._column(f"digest_{name}") for name in names), strict=True)
-        return [blake3.blake3("".join(digests).encode()).hexdigest() for digests in together]
+        return [self._column(f"digest_{name}").to_pylist() for name in names]
 
-    def _open_readers(
-        self, arrays: Sequence[str], *, threads: int, check: bool
-    ) -> dict[str, ArrayReader]:
+    @cached_property
+    def _view_counts(self) -> list[int]:
+        exos = self.version.manifest["exos"].to_pylist()
+        return [sum(exo is not None for exo in of_clip) for of_clip in exos]
+
+    def _open_readers(self, arrays: Sequence[str], *, check: bool) -> dict[str, ArrayReader]:
         """A reader for each of the arrays: what differs from container to container."""
         return open_readers(
             self.path / "arrays",
             {name: ARRAYS[name] for name in arrays},
             self.recipe.clips.shape,
             self.clips_per_shard,
-            threads=threads,
             check=check,
         )
 
-    def _column(self, name: str) -> list[Any]:
-        return self.version.manifest[name].to_pylist()
+    def _read_or_derive(
+        self,
+        reader: ArrayReader,
+        clip_ids: Sequence[str],
+        rows: Sequence[int],
+        memory: BatchMemory | None,
+    ) -> np.ndarray:
+        """Rows of which some are made from the clips' cameras: each by itself."""
+        layout, name = reader.layout, reader.spec.name
+        place = (memory or self._derived_memory).array
+        out = place((len(rows), *layout.row_shape), np.dtype(layout.dtype))
+        for clip_id, row, target in zip(clip_ids, rows, out, strict=True):
+            if row == ABSENT_ROW:
+                target[...] = self.make(name, self.row(clip_id))
+            else:
+                target[...] = self.read(name, [clip_id])[0]
+        return out
 
-    def _clip_number(self, clip_id: str) -> int:
-        if clip_id in self._number:
-            return self._number[clip_id]
-        raise self._fault(
-            "This version of the store does not have the clip.",
-            expected=f"one of its {len(self.clip_ids)} clips",
-            got=clip_id,
+    def _check_derived(self, array: str, numbers: Sequence[int]) -> None:
+        """Raises StoreFault unless these clips' rows, which were not stored, can be made."""
+        digests = self._column(f"digest_{array}").take(pa.array(numbers, pa.int64())).to_pylist()
+        unknown = [self.clip_ids[n] for n, d in zip(numbers, digests, strict=True) if not d]
+        if not unknown and array in self.derive:
+            return
+        where = f"{self.path}@{self.hash[:12]}"
+        if not unknown:
+            raise StoreFault(
+                f"This store is factored: it keeps cameras in place of {array}.",
+                where=where,
+                expected=f"open_store(..., derive=CLIP_RAYS), which makes {array} when it is read",
+                got=f"no function for {array}",
+                fix="Take CLIP_RAYS from exo2ego.geometry.clip_rays, or encode with --rays stored.",
+            )
+        unfilmed = ARRAYS[array].of_ego_video and not self.row(unknown[0]).ego.video
+        raise StoreFault(
+            f"The store does not keep {array} for these clips.",
+            where=where,
+            expected=f"{array} of all clips that are asked for",
+            got=f"none for {name_some(unknown)}" + ": no ego video" * unfilmed,
+            fix="Leave these clips out: they are for sampling alone, not for training or scores."
+            if unfilmed
+            else "Keep it when encoding: `exo2ego encode-latents ... --ego-frames SPLIT`.",
         )
+
+    def _derived_count(self, array: str) -> int:
+        has_digest = pc.not_equal(self._column(f"digest_{array}"), "").to_numpy()
+        return int((has_digest & (self._row_numbers[array] == ABSENT_ROW)).sum())
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return self.version.table[name]
 
     def _fault(
         self, what: str, *, expected: str, got: str, fix: str = "`exo2ego store info` shows all."

@@ -5,7 +5,8 @@ the k-th piece of that row. So every epoch has every clip exactly once, no batch
 any step can be had at once: nothing is replayed to resume.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,16 +16,20 @@ import blake3
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
+from stores.batch_memory import KEPT, BatchMemory
 from stores.derived import Derived
 from stores.errors import StoreFault
-from stores.reading import Store
+from stores.reading import Store, name_some
 from stores.schema import ARRAYS, DERIVED, ArraySpec
+from stores.views import ViewChoice, choose_views, shown_views, view_words
 
 FIRST = "[0]"
 """Ending of a read that wants frame 0 only."""
+ALL_VIEWS = ViewChoice()
+"""Every view of a clip, in the order in which it is stored."""
 _EPOCHS_KEPT = 2  # a batch touches two at most
 
 
@@ -34,6 +39,8 @@ class ClipBatch:
 
     clip_ids: list[str]
     arrays: dict[str, Tensor]
+    views: list[tuple[int, ...]]
+    """For each clip, the numbers of the stored views that are shown; -1 for one left out."""
 
     def __getitem__(self, read: str) -> Tensor:
         return self.arrays[read]
@@ -44,33 +51,46 @@ class ClipStream:
 
     A read is an array's name; with "[0]" its frame 0 alone; "group/array" of derived arrays.
     Latents come as the model takes them: "b v c t h w" and "b c t h w", in the stored float16.
+    `threads` batches are read ahead, each by a thread of its own, on demand into pinned memory. A
+    batch's memory is used again once nobody holds its tensors: hold them until copies to a GPU
+    that you did not wait for are over.
     """
 
     def __init__(
         self,
         store: Store,
-        reads: tuple[str, ...],
+        reads: Sequence[str],
         *,
         batch_size: int,
         seed: int,
         split: str | None = "train",
+        category: str | None = None,
+        take: str | None = None,
         rank: int = 0,
         world_size: int = 1,
         clip_ids: Sequence[str] | None = None,
         derived: dict[str, str] | None = None,
+        views: ViewChoice = ALL_VIEWS,
+        threads: int = 1,
+        pin_memory: bool = False,
     ):
-        if batch_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"batch size {batch_size}, rank {rank} of {world_size}")
-        chosen = store.select(split=split) if clip_ids is None else sorted(set(clip_ids))
+        if batch_size < 1 or not 0 <= rank < world_size or threads < 1:
+            raise ValueError(f"batch {batch_size}, rank {rank} of {world_size}, threads {threads}")
+        asked = {"split": split, "category": category, "take": take}
+        chosen = store.select(**asked) if clip_ids is None else sorted(set(clip_ids))
         if not chosen:
-            raise _no_clips(store, split)
-        self.store, self.seed, self.clip_ids = store, seed, chosen
+            raise _no_clips(store, asked)
+        self.store, self.seed, self.clip_ids, self.views = store, seed, chosen, views
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self._reads = {read: _open_read(store, read, chosen, derived or {}) for read in reads}
+        self._check_views()
+        numbers = store.numbers(chosen) if reads else np.zeros(0, np.int64)
+        self._reads = {read: _open_read(store, read, numbers, derived or {}) for read in reads}
         self._epoch_order = lru_cache(_EPOCHS_KEPT)(self._draw_epoch)
         self._step, self._digest = 0, ""
-        self._ahead: tuple[int, Future[ClipBatch]] | None = None
-        self._pool = ThreadPoolExecutor(1, "clip-stream")
+        self._ahead: deque[tuple[int, Future[ClipBatch]]] = deque()
+        self._threads, self._pool = threads, ThreadPoolExecutor(threads, "clip-stream")
+        kept = threads + KEPT - 1  # each thread's own, one ready, one in use
+        self._memory = BatchMemory(kept=kept, allocate=_pinned if pin_memory else None)
 
     @property
     def global_batch(self) -> int:
@@ -91,24 +111,26 @@ class ClipStream:
     def batch_at(self, step: int) -> ClipBatch:
         """This process's part of the batch of a step, whatever was asked for before."""
         first = self.rank * self.batch_size
-        return self.batch_of(self.ids_at(step)[first : first + self.batch_size])
+        return self._batch(self.ids_at(step)[first : first + self.batch_size], step)
 
     def batch_of(self, clip_ids: list[str]) -> ClipBatch:
-        """The batch of just these clips."""
-        begun = {name: read.begin(clip_ids) for name, read in self._reads.items()}
-        return ClipBatch(clip_ids, {name: finish() for name, finish in begun.items()})
+        """The batch of just these clips, with nothing random about their views."""
+        return self._batch(clip_ids, None)
 
     def __iter__(self) -> Iterator[ClipBatch]:
         return self
 
     def __next__(self) -> ClipBatch:
-        step, ahead = self._step, self._ahead
-        mine = ahead is not None and ahead[0] == step
-        batch = ahead[1].result() if ahead and mine else self.batch_at(step)
+        step = self._step
+        if self._ahead and self._ahead[0][0] != step:
+            self._ahead.clear()
+        if not self._ahead:
+            self._read_ahead(step)
+        batch = self._ahead.popleft()[1].result()
         ids = "\n".join([self._digest, *self.ids_at(step)])
         self._digest = blake3.blake3(ids.encode()).hexdigest()
         self._step = step + 1
-        self._ahead = (step + 1, self._pool.submit(self.batch_at, step + 1))
+        self._read_ahead(step + 1)
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,11 +156,46 @@ class ClipStream:
                     got=mine[key],
                     fix="Open the store as STORE@HASH; keep seed, clips and the global batch.",
                 )
-        self._step, self._digest, self._ahead = state["step"], state["order_digest"], None
+        self._step, self._digest = state["step"], state["order_digest"]
 
     def close(self) -> None:
         """Stops reading ahead."""
         self._pool.shutdown(cancel_futures=True)
+
+    def _read_ahead(self, step: int) -> None:
+        first = self._ahead[-1][0] + 1 if self._ahead else step
+        for later in range(first, step + self._threads):
+            self._ahead.append((later, self._pool.submit(self.batch_at, later)))
+
+    def _batch(self, clip_ids: list[str], step: int | None) -> ClipBatch:
+        views = self._shown_views(clip_ids, step)
+        arrays = {name: read(clip_ids, views, self._memory) for name, read in self._reads.items()}
+        return ClipBatch(clip_ids, arrays, views)
+
+    def _shown_views(self, clip_ids: list[str], step: int | None) -> list[tuple[int, ...]]:
+        count, words = self.store.recipe.clips.views, None
+        shown = []
+        for clip_id, present in zip(clip_ids, self.store.view_counts(clip_ids), strict=True):
+            if step is not None and self.views.is_random:
+                words = view_words(self.store.hash, self.seed, step, clip_id, count)
+            shown.append(shown_views(self.views, views=count, present=present, words=words))
+        return shown
+
+    def _check_views(self) -> None:
+        """Raises StoreFault if a clip would be left without any of its views."""
+        if self.views.keep is None:
+            return
+        counts = self.store.view_counts(self.clip_ids)
+        total, least = self.store.recipe.clips.views, min(self.views.keep)
+        bare = [clip_id for clip_id, n in zip(self.clip_ids, counts, strict=True) if n <= least]
+        if bare or max(self.views.keep) >= total or least < 0:
+            raise StoreFault(
+                "The stream cannot show these views.",
+                where=f"{self.store.path}@{self.store.hash[:12]}",
+                expected=f"views from 0 to {total - 1}, one at least that each clip has",
+                got=f"{self.views.keep}" + f"; {name_some(bare)} has none of them" * bool(bare),
+                fix="Keep other views, or leave these clips out.",
+            )
 
     def _draw_epoch(self, epoch: int) -> np.ndarray:
         # raw Philox words: numpy promises these for ever, unlike its `permutation`
@@ -154,6 +211,7 @@ class _Read:
     def __init__(self, source: Store | Derived, spec: ArraySpec, first_frame: bool):
         self._source, self._spec, self._first = source, spec, first_frame
         axes = spec.axes.split()[1:] if first_frame else spec.axes.split()
+        self._view_axis = 1 + axes.index("v") if "v" in axes else None
         model = [axis for axis in axes if axis != "t"]
         if "t" in axes:
             model.insert(model.index("c") + 1, "t")
@@ -162,24 +220,35 @@ class _Read:
         ]
         self._pattern = " -> ".join(words).replace(" 3", " rgb")
 
-    def begin(self, clip_ids: list[str]) -> Callable[[], Shaped[Tensor, "b ..."]]:
-        """Begins to read; a call of what comes out gives the rows, as the model takes them."""
-        finish = self._source.begin(self._spec.name, clip_ids, first_frame=self._first)
-        return lambda: rearrange(torch.from_numpy(finish()), self._pattern)
+    def __call__(
+        self, clip_ids: list[str], views: list[tuple[int, ...]], memory: BatchMemory
+    ) -> Shaped[Tensor, "b ..."]:
+        """The rows of these clips with these views, as the model takes them."""
+        rows = self._source.read(self._spec.name, clip_ids, first_frame=self._first, memory=memory)
+        if self._view_axis is not None:
+            rows = choose_views(rows, self._view_axis, views)
+        return rearrange(torch.from_numpy(rows), self._pattern)
 
 
-def _open_read(store: Store, read: str, clip_ids: list[str], derived: dict[str, str]) -> _Read:
-    """The read, once it is sure that every clip has it."""
+def _pinned(size: int) -> np.ndarray:
+    """Memory that a GPU copies from by itself, while the host goes on."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+
+
+def _open_read(
+    store: Store, read: str, numbers: Int64[np.ndarray, " n"], derived: dict[str, str]
+) -> _Read:
+    """The read, once it is sure that every clip (by its place in the store) has it."""
     name, first_frame = read.removesuffix(FIRST), read.endswith(FIRST)
     group, _, array = name.rpartition("/")
     known = DERIVED.get(group, {}) if group else ARRAYS
     if array not in known or (first_frame and not known[array].frames_apart):
         raise _unknown_read(store, read)
     if not group:
-        store.row_numbers(array, clip_ids)
+        store.rows_at(array, numbers)
         return _Read(store, known[array], first_frame)
     source = store.derived(group, derived.get(group))
-    source.check_fresh(clip_ids)
+    source.check_fresh([store.clip_ids[number] for number in numbers.tolist()])
     return _Read(source, known[array], first_frame)
 
 
@@ -195,11 +264,11 @@ def _unknown_read(store: Store, read: str) -> StoreFault:
     )
 
 
-def _no_clips(store: Store, split: str | None) -> StoreFault:
+def _no_clips(store: Store, asked: dict[str, str | None]) -> StoreFault:
     return StoreFault(
         "There are no clips to stream.",
         where=f"{store.path}@{store.hash[:12]}",
-        expected=f"clips of split {split!r}",
-        got=f"none; splits: {sorted(set(row.split for row in store.rows))}",
-        fix="Choose another split, or encode more takes.",
+        expected="clips of " + ", ".join(f"{key} {v!r}" for key, v in asked.items() if v),
+        got=f"none; splits: {sorted(store.info()['splits'])}",
+        fix="Ask for others, or encode more takes.",
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from stores.arrays import ArrayReader, ReadThreads, RowFile
+from stores.arrays import ArrayReader, RowFile
 from stores.errors import StoreFault
 from stores.reading import Store, name_some
 from stores.schema import ARRAYS
@@ -39,16 +39,11 @@ class TarStore(Store):
         except ShardDamage as damage:
             raise self._damaged_tar(shard, damage.reason) from damage
 
-    def _open_readers(
-        self, arrays: Sequence[str], *, threads: int, check: bool
-    ) -> dict[str, ArrayReader]:
-        manifest = self.version.manifest
+    def _open_readers(self, arrays: Sequence[str], *, check: bool) -> dict[str, ArrayReader]:
+        manifest = self.version.table
         self.folder = tar_folder(self.path, self.hash, self.recipe, self.clips_per_shard, manifest)
         self.offsets = load_offsets(self.folder)
-        together = ReadThreads(threads)
-        return {
-            name: TarReader(self.folder, name, self.offsets, threads=together) for name in arrays
-        }
+        return {name: TarReader(self.folder, name, self.offsets) for name in arrays}
 
     def _damaged_tar(self, shard: int, reason: str) -> StoreFault:
         clips = [self.clip_ids[number] for number in self.folder.numbers(shard)]
@@ -64,8 +59,8 @@ class TarStore(Store):
 class TarReader(ArrayReader):
     """Reads rows of one array out of the tars, many at a time, into one buffer."""
 
-    def __init__(self, folder: TarFolder, array: str, offsets: Offsets, *, threads: ReadThreads):
-        super().__init__(folder.path, ARRAYS[array], folder.layouts[array], threads=threads)
+    def __init__(self, folder: TarFolder, array: str, offsets: Offsets):
+        super().__init__(folder.path, ARRAYS[array], folder.layouts[array])
         self._folder, self._offsets = folder, offsets[array]
 
     def file_of(self, shard: int) -> Path:

@@ -18,6 +18,7 @@ from stores.reading import Store, damaged_rows
 from stores.schema import ARRAYS
 from stores.settings import WEBDATASET, StoreSettings, read_settings, write_settings
 from stores.shard import ShardDamage
+from stores.store_hash import store_hash
 from stores.tar_index import TarFolder, load_offsets, tar_folder
 from stores.tar_reading import TarStore
 from stores.tar_shard import write_tar
@@ -31,7 +32,6 @@ from stores.version import (
     read_head,
     read_version,
     resolve,
-    store_hash,
     write_head,
 )
 from stores.zarr_store import CLIPS_PER_SHARD, commit, create_store, stored_clips, write_shard
@@ -146,7 +146,7 @@ def _prepare(store: Store, out: Path, clips_per_tar: int) -> TarFolder:
         for number, clip in enumerate(store.rows)
     ]
     copy_version(out, store.version.record, clips)
-    manifest = read_version(out, store.recipe, store.hash).manifest
+    manifest = read_version(out, store.recipe, store.hash).table
     return tar_folder(out, store.hash, store.recipe, clips_per_tar, manifest)
 
 
@@ -210,7 +210,10 @@ def _import_clips(
         if entry is None or not _holds(entry, clips):
             rows = {name: _checked_rows(source, name, clips) for name in kept_arrays(clips[0])}
             entry = write_shard(store, shard, clips, rows)
-        yield from stored_clips(entry, {clip.clip_id: clip for clip in clips}, clips_per_shard)
+        by_id = {clip.clip_id: clip for clip in clips}
+        for clip in stored_clips(entry, by_id, clips_per_shard):
+            # what the source makes when it is read has a digest, and no row here either
+            yield as_stored(clip, clip.rows, by_id[clip.clip_id].digests)
 
 
 def _plan(clips: Iterable[StoredClip], clips_per_shard: int) -> list[list[StoredClip]]:

@@ -1,8 +1,11 @@
 """What a store holds and what it is called: recipe, manifest of a version, store hash, HEAD."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +19,14 @@ from stores.atomic import write_whole
 from stores.errors import StoreFault
 from stores.index import ROW_SCHEMA, ClipRecipe, ClipRow, row_from_dict, row_to_dict
 from stores.schema import ARRAYS
+from stores.store_hash import canonical_digest, store_hash, table_hash
 from stores.tags import is_like_hash, read_tags
 
 STORE_FORMAT = 1
 """Version of the layout in docs/store-format.md; a reader refuses a newer one."""
 ABSENT_ROW = -1
-"""Row number of a clip in an array that was not kept for it."""
+"""Row number of a clip in an array that was not kept for it, or that is made when it is read."""
+_WIDE_COLUMNS = {"ego", "exos", "frames"}
 
 
 class VaeRecipe(BaseModel):
@@ -58,7 +63,7 @@ class StoreRecipe(BaseModel):
     @property
     def digest(self) -> str:
         """blake3 of the recipe's canonical JSON."""
-        return _digest(self.model_dump(mode="json"))
+        return canonical_digest(self.model_dump(mode="json"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +73,8 @@ class StoredClip(ClipRow):
     rows: dict[str, int]
     """Row number in each array; -1 if the array was not kept for this clip."""
     digests: dict[str, str]
-    """blake3 of each array's row; empty if it was not kept."""
+    """blake3 of each array's row; empty if it was not kept. A digest without a row is that of
+    rays which are made from the clip's cameras when they are read."""
 
 
 class VersionRecord(BaseModel):
@@ -89,14 +95,25 @@ class VersionRecord(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """One committed version: its record and its manifest, a row a clip."""
+    """One committed version: its record and its manifest, a row a clip, sorted by id."""
 
     record: VersionRecord
-    manifest: pa.Table
+    path: Path
+    table: pa.Table
+    """The manifest without cameras and frames, which are nine tenths of it."""
+
+    @cached_property
+    def manifest(self) -> pa.Table:
+        """The whole manifest; read when it is asked for."""
+        return pq.read_table(pa.BufferReader(self.path.read_bytes()))
 
     def clips(self) -> list[StoredClip]:
-        """The clips, in the order of their ids."""
+        """All clips, in the order of their ids."""
         return [_clip_from_dict(plain) for plain in self.manifest.to_pylist()]
+
+    def clip(self, number: int) -> StoredClip:
+        """The clip at that place of the order."""
+        return _clip_from_dict(self.manifest.slice(number, 1).to_pylist()[0])
 
 
 def as_stored(row: ClipRow, rows: dict[str, int], digests: dict[str, str]) -> StoredClip:
@@ -111,13 +128,7 @@ def as_stored(row: ClipRow, rows: dict[str, int], digests: dict[str, str]) -> St
 
 def clip_digest(row: ClipRow) -> str:
     """blake3 of what the index says of the clip: split, frames, cameras, as canonical JSON."""
-    return _digest(row_to_dict(row))
-
-
-def store_hash(recipe: StoreRecipe, clips: Iterable[tuple[str, Mapping[str, str]]]) -> str:
-    """blake3 over recipe and (clip id, digests by name); neither order nor container counts."""
-    kept = [[clip_id, {k: v for k, v in digests.items() if v}] for clip_id, digests in clips]
-    return _digest({"recipe": recipe.model_dump(mode="json"), "clips": sorted(kept, key=_first)})
+    return canonical_digest(row_to_dict(row))
 
 
 def write_version(
@@ -135,7 +146,7 @@ def write_version(
     record_path = _version_path(store, name, "json")
     if record_path.exists():
         return name
-    manifest = _manifest_bytes(clips)
+    manifest = _manifest_of(clips)
     record = VersionRecord(
         format=STORE_FORMAT,
         hash=name,
@@ -154,7 +165,7 @@ def write_version(
 
 def copy_version(store: Path, record: VersionRecord, clips: Sequence[StoredClip]) -> None:
     """Writes another store's version: the same clips, sorted by id, at other rows."""
-    manifest = _manifest_bytes(clips)
+    manifest = _manifest_of(clips)
     copy = record.model_copy(update={"manifest_digest": blake3.blake3(manifest).hexdigest()})
     write_whole(_version_path(store, record.hash, "parquet"), manifest)
     write_whole(_version_path(store, record.hash, "json"), copy.model_dump_json(indent=2).encode())
@@ -168,21 +179,21 @@ def read_version(store: Path, recipe: StoreRecipe, name: str) -> Version:
         check_format(path, plain.get("format"))
         record = VersionRecord.model_validate(plain)
         manifest_path = _version_path(store, name, "parquet")
-        manifest = manifest_path.read_bytes()
+        data = _manifest_data(manifest_path)
     except FileNotFoundError as missing:
         raise _altered(
             path, "the version's record and manifest", f"no {missing.filename}"
         ) from None
     except (orjson.JSONDecodeError, ValidationError, AttributeError) as foreign:
         raise _altered(path, "the record of a version", str(foreign)) from foreign
-    got = blake3.blake3(manifest).hexdigest()
+    got = blake3.blake3(memoryview(data), max_threads=blake3.blake3.AUTO).hexdigest()
     if got != record.manifest_digest:
         raise _altered(manifest_path, f"digest {record.manifest_digest[:12]}", got[:12])
-    table = pq.read_table(pa.BufferReader(manifest))
-    named = store_hash(recipe, digest_rows(table))
+    table = _narrow_table(data)
+    named = table_hash(recipe, table)
     if named != name:
         raise _altered(manifest_path, f"clips and recipe of {name[:12]}", f"those of {named[:12]}")
-    return Version(record, table)
+    return Version(record, manifest_path, table)
 
 
 def read_head(store: Path) -> str | None:
@@ -227,15 +238,6 @@ def resolve(store: str | Path) -> tuple[Path, str]:
     )
 
 
-def digest_rows(table: pa.Table) -> Iterable[tuple[str, dict[str, str]]]:
-    """Each clip's id, and by name the digests of its arrays and of its index row (`clip`)."""
-    names = [name for name in table.column_names if name.startswith("digest_")]
-    columns = [table[name].to_pylist() for name in names]
-    short = [name.removeprefix("digest_") for name in names]
-    for clip_id, *values in zip(table["clip_id"].to_pylist(), *columns, strict=True):
-        yield clip_id, dict(zip(short, values, strict=True))
-
-
 def check_format(path: Path, found: object) -> None:
     """Raises StoreFault unless this code knows the format."""
     if not isinstance(found, int) or found > STORE_FORMAT:
@@ -272,23 +274,35 @@ def _altered(path: Path, expected: str, got: str) -> StoreFault:
     )
 
 
-def _digest(plain: Any) -> str:
-    return blake3.blake3(orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def _first(pair: list[Any]) -> str:
-    return pair[0]
-
-
 def _version_path(store: Path, name: str, ending: str) -> Path:
     return store / "versions" / f"{name}.{ending}"
 
 
-def _manifest_bytes(clips: Sequence[StoredClip]) -> bytes:
-    table = pa.Table.from_pylist([_clip_to_dict(clip) for clip in clips], schema=MANIFEST_SCHEMA)
+def _manifest_data(path: Path) -> pa.Buffer:
+    """The file's bytes, mapped rather than read: most of them are never looked at."""
+    with path.open("rb") as file:
+        empty = os.fstat(file.fileno()).st_size == 0
+        return pa.py_buffer(b"" if empty else mmap(file.fileno(), 0, access=ACCESS_READ))
+
+
+def _narrow_table(data: pa.Buffer) -> pa.Table:
+    reader = pq.ParquetFile(pa.BufferReader(data))
+    names = [name for name in reader.schema_arrow.names if name not in _WIDE_COLUMNS]
+    return reader.read(columns=names)
+
+
+def manifest_bytes(table: pa.Table) -> bytes:
+    """The manifest as a Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    # digests are all different: a dictionary of them would be made in vain, and read in vain
+    repeated: Any = [name for name in table.column_names if not name.startswith("digest_")]
+    pq.write_table(table, sink, compression="zstd", use_dictionary=repeated)
     return sink.getvalue().to_pybytes()
+
+
+def _manifest_of(clips: Sequence[StoredClip]) -> bytes:
+    plain = [_clip_to_dict(clip) for clip in clips]
+    return manifest_bytes(pa.Table.from_pylist(plain, schema=MANIFEST_SCHEMA))
 
 
 def _clip_to_dict(clip: StoredClip) -> dict[str, Any]:

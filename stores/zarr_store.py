@@ -1,6 +1,5 @@
 """The store on disk: creating it, writing whole shards, committing versions, opening it."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from stores.arrays import create_group, group_rows, grow_group, write_array_shar
 from stores.errors import StoreFault
 from stores.index import ClipRow
 from stores.journal import FinishedShard, drop_entries, write_entry
-from stores.reading import Store
+from stores.reading import Derive, Store
 from stores.schema import ARRAYS
 from stores.settings import (
     WEBDATASET,
@@ -62,16 +61,19 @@ def create_store(
     return settings
 
 
-def open_store(store: str | Path, *, threads: int | None = None, check: bool = True) -> Store:
-    """The version that "S" (its HEAD) or "S@prefix" names, with `threads` readers a batch.
+def open_store(
+    store: str | Path, *, check: bool = True, derive: Mapping[str, Derive] | None = None
+) -> Store:
+    """The version that "S" (its HEAD) or "S@prefix" names, open for reading.
 
     S is a Zarr store or an exported folder of tars. `check` compares every piece that is read
-    with its crc32c, where the container has one. Raises StoreFault if there is no
+    with its crc32c, where the container has one. `derive` makes, by the array's name, rows that
+    a factored store does not keep. Raises StoreFault if there is no
     such store or version, if it is newer than we are, or if its manifest was altered.
     """
     path, name = resolve(store)
     kind = TarStore if read_settings(path).container == WEBDATASET else Store
-    return kind(path, name, threads=threads or min(4, os.cpu_count() or 1), check=check)
+    return kind(path, name, check=check, derive=derive)
 
 
 def write_shard(

@@ -174,6 +174,7 @@ def _open(
         batch_size=experiment.batch.global_batch,
         seed=experiment.seed,
         derived={FIRST_FRAMES: frames} if frames else {},
+        pin_memory=torch.device(device).type == "cuda",
     )
     state = CheckpointState(
         stage=stage.name,
@@ -253,8 +254,10 @@ def _micro_losses(run: _Run, step: int, batch: ClipBatch) -> Float[Tensor, " b"]
 
 def _part(batch: ClipBatch, part: slice, device: str) -> ClipBatch:
     """Some clips of a batch, on the device."""
-    arrays = {name: value[part].to(device) for name, value in batch.arrays.items()}
-    return ClipBatch(batch.clip_ids[part], arrays)
+    arrays = {
+        name: value[part].to(device, non_blocking=True) for name, value in batch.arrays.items()
+    }
+    return ClipBatch(batch.clip_ids[part], arrays, batch.views[part])
 
 
 def _not_finite(run: _Run, clip_ids: list[str], what: str) -> TrainingFault:

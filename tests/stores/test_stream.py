@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from stores.derived import write_derived
 from stores.errors import StoreFault
-from stores.index import ClipRow
+from stores.index import ClipRecipe, ClipRow
 from stores.reading import Store
 from stores.stream import ClipStream
+from stores.version import StoreRecipe, VaeRecipe
 from stores.zarr_store import open_store
 
 READS = ("exo_latents", "ego_latents[0]")
@@ -102,12 +103,15 @@ class _OrderOnly(Store):
 
     def __init__(self) -> None:
         self.path, self.hash, self.clip_ids = Path("s"), "ab" * 32, [f"c{k:02d}" for k in range(11)]
+        vae = VaeRecipe(class_name="Vae", weights_digest="aa", config_digest="bb")
+        self.recipe = StoreRecipe(clips=ClipRecipe(), vae=vae)
 
     def select(
         self,
         split: str | None = None,
         evaluation_set: str | None = None,
         category: str | None = None,
+        take: str | None = None,
     ) -> list[str]:
         return self.clip_ids
 

@@ -101,7 +101,7 @@ def test_clips_come_back_bit_for_bit_in_the_order_asked_for(
     tars: Path, arrays: dict, name: str
 ) -> None:
     ids = [clip_id for clip_id, rows in arrays.items() if name in rows][::-1]
-    got = open_store(tars, threads=3).read(name, ids)
+    got = open_store(tars).read(name, ids)
     assert got.tobytes() == np.stack([arrays[clip_id][name] for clip_id in ids]).tobytes()
 
 

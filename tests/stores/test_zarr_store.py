@@ -43,21 +43,12 @@ def test_clips_come_back_bit_for_bit_in_the_order_asked_for(
     store_path: Path, rows: list[ClipRow], arrays: dict, name: str
 ) -> None:
     ids = kept(rows, arrays, name)[::-1]
-    got = open_store(store_path, threads=3).read(name, ids)
+    got = open_store(store_path).read(name, ids)
     assert got.tobytes() == np.stack([arrays[clip_id][name] for clip_id in ids]).tobytes()
 
 
 def test_no_clips_are_an_empty_array(store_path: Path) -> None:
     assert open_store(store_path).read("ego_latents", []).shape == (0, 2, 16, 4, 6)
-
-
-def test_arrays_that_are_begun_together_come_back_bit_for_bit(
-    store_path: Path, rows: list[ClipRow], arrays: dict
-) -> None:
-    store, ids = open_store(store_path, threads=3), [row.clip_id for row in rows]
-    begun = {name: store.begin(name, ids) for name in ("ego_rays", "exo_latents", "align_rays")}
-    for name, finish in begun.items():
-        assert finish().tobytes() == np.stack([arrays[c][name] for c in ids]).tobytes()
 
 
 @NAMES
