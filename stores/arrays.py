@@ -18,9 +18,10 @@ from zarr.storage import MemoryStore
 
 from stores.atomic import write_whole
 from stores.batch_memory import BatchMemory
+from stores.checksums import first_other
 from stores.errors import StoreFault
 from stores.schema import ArraySpec, ClipShape
-from stores.shard import BLOSC, ShardDamage, ShardFile, ShardLayout, write_shard_file
+from stores.shard import ALTERED, BLOSC, ShardDamage, ShardFile, ShardLayout, write_shard_file
 
 _FILES_SHARE, _MOST_OPEN = 8, 4096  # an array takes an eighth of the files that may be open
 
@@ -37,8 +38,10 @@ class RowDamage(OSError):
 class RowFile(Protocol):
     """An open shard of any container; raises ShardDamage when a row cannot be read."""
 
-    def read_row(self, position: int, out: np.ndarray, *, pieces: int) -> None:
-        """Fills `out`, uint8, with the first `pieces` pieces of a row."""
+    def read_row(self, position: int, out: np.ndarray, *, pieces: int) -> tuple[int, ...]:
+        """Fills `out`, uint8, with the first `pieces` pieces of a row.
+
+        Returns their crc32c where they have some that were not compared yet."""
         ...
 
 
@@ -141,13 +144,18 @@ class ArrayReader:
         shape = self.layout.row_shape[1:] if first_frame else self.layout.row_shape
         out = (memory or self._memory).array((len(rows), *shape), self._dtype)
         flat = out.reshape(len(rows), math.prod(shape)).view(np.uint8)
+        checksums: list[int] = []
         for row, target in zip(rows, flat, strict=True):
             shard, position = divmod(row, self.layout.rows)
             try:
-                self._shard(shard).read_row(position, target, pieces=pieces)
+                checksums += self._shard(shard).read_row(position, target, pieces=pieces)
             except ShardDamage as damage:
                 damaged = None if damage.position is None else row
                 raise RowDamage(shard, damaged, damage.reason) from damage
+        altered = first_other(flat.reshape(-1).data, checksums)
+        if altered is not None:
+            row = rows[altered // pieces]
+            raise RowDamage(self.shard_of(row), row, ALTERED)
         return out
 
     def shard_of(self, row: int) -> int:
