@@ -22,7 +22,15 @@ from stores.batch_memory import BatchMemory
 from stores.checksums import first_other
 from stores.errors import StoreFault
 from stores.schema import ArraySpec, ClipShape
-from stores.shard import ALTERED, BLOSC, ShardDamage, ShardFile, ShardLayout, write_shard_file
+from stores.shard import (
+    ALTERED,
+    BLOSC,
+    ShardDamage,
+    ShardFile,
+    ShardLayout,
+    shuffle_of,
+    write_shard_file,
+)
 
 _FILES_SHARE, _MOST_OPEN = 8, 4096  # an array takes an eighth of the files that may be open
 
@@ -246,7 +254,7 @@ def _array_metadata(spec: ArraySpec, clip: ClipShape, clips_per_shard: int) -> b
     """zarr.json as zarr-python writes it, so that any Zarr v3 reader opens the array."""
     memory: dict[str, Buffer] = {}
     dtype, row_shape = np.dtype(spec.dtype), spec.row_shape(clip)
-    blosc = BloscCodec(**BLOSC, shuffle="bitshuffle", typesize=dtype.itemsize)
+    blosc = BloscCodec(**BLOSC, shuffle=shuffle_of(spec.dtype), typesize=dtype.itemsize)
     zarr.create_array(
         MemoryStore(memory),
         shape=(0, *row_shape),
