@@ -7,6 +7,7 @@ import pytest
 from crc32c import crc32c
 from numcodecs import blosc
 
+from stores.byte_source import open_bytes
 from stores.shard import ABSENT, ShardDamage, ShardFile, ShardLayout, write_shard_file
 
 PLAIN = ShardLayout(rows=4, row_shape=(3, 2, 5), dtype="float16", pieces=3, compressed=False)
@@ -22,7 +23,7 @@ def some_rows(layout: ShardLayout, count: int = 3) -> list[tuple[int, np.ndarray
 def read(path: Path, layout: ShardLayout, position: int, pieces: int | None = None) -> np.ndarray:
     pieces = layout.pieces if pieces is None else pieces
     out = np.zeros(pieces * layout.piece_bytes, dtype=np.uint8)
-    ShardFile(path, layout).read_row(position, out, pieces=pieces)
+    ShardFile(open_bytes(path), layout).read_row(position, out, pieces=pieces)
     shape = layout.row_shape if pieces == layout.pieces else layout.row_shape[1:]
     return out.view(layout.dtype).reshape(shape)
 
@@ -112,7 +113,7 @@ def test_a_shard_cut_short_anywhere_is_an_error(tmp_path: Path, layout: ShardLay
 def test_a_shard_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "shard"
     write_shard_file(path, PLAIN, some_rows(PLAIN))
-    shard = ShardFile(path, PLAIN)
+    shard = ShardFile(open_bytes(path), PLAIN)
     with path.open("r+b") as file:
         file.truncate(PLAIN.row_bytes)
     with pytest.raises(ShardDamage, match="cut short"):
@@ -121,7 +122,7 @@ def test_a_shard_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ShardDamage, match="missing"):
-        ShardFile(tmp_path / "none", PLAIN)
+        ShardFile(open_bytes(tmp_path / "none"), PLAIN)
 
 
 def test_a_row_that_was_never_written_is_an_error_and_costs_no_bytes(tmp_path: Path) -> None:
