@@ -97,19 +97,20 @@ def test_history_is_read_and_tagged_at_a_url(remote: RemotePath, store_path: Pat
         open_store(f"{remote}@paper-v1")
 
 
-def test_a_read_of_frame_0_asks_for_its_bytes_and_one_index_a_shard(
+def test_a_read_of_frame_0_asks_for_its_bytes_alone_once_a_shard_is_open(
     remote: RemotePath, s3, rows: list[ClipRow]
 ) -> None:
     store, ids = open_store(remote), [row.clip_id for row in rows[:3]]
     s3.requests.clear()
     store.read("exo_latents", ids, first_frame=True)
     layout = store.reader("exo_latents").layout
-    index, *pieces = [request.bytes for request in s3.requests]
-    assert index == layout.index_bytes
+    row = layout.row_bytes + 4 * layout.pieces
+    index, witness, *pieces = [request.bytes for request in s3.requests]
+    assert (index, witness) == (layout.index_bytes, row)  # once a shard: is it this one?
     assert pieces == [layout.piece_bytes + 4] * 3
     s3.requests.clear()
     store.read("exo_latents", ids)
-    assert [r.bytes for r in s3.requests] == [layout.row_bytes + 4 * layout.pieces] * 3
+    assert [request.bytes for request in s3.requests] == [row] * 3
 
 
 def flip(data: bytes) -> bytes:

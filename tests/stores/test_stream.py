@@ -124,6 +124,32 @@ def test_iterating_gives_the_batches_of_the_steps(store: Store) -> None:
         assert all(torch.equal(batch[read], again[read]) for read in READS)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_that_read_ahead_change_no_batch(store: Store, threads: int) -> None:
+    some, alone = stream(store, threads=threads), stream(store)
+    held = list(islice(some, 12))
+    for step, batch in enumerate(held):  # all held: no memory was given out twice
+        again = alone.batch_at(step)
+        assert batch.clip_ids == again.clip_ids
+        assert all(torch.equal(batch[read], again[read]) for read in READS)
+
+
+def test_a_stream_has_only_the_clips_that_are_asked_for(store: Store) -> None:
+    assert stream(store, take="take_b", category="Cooking").clip_ids == store.select(take="take_b")
+    assert stream(store, split="test").clip_ids == stream(store, take="take_b").clip_ids
+    with pytest.raises(StoreFault, match="no clips") as fault:
+        stream(store, take="take_b", split="train")
+    assert fault.value.expected == "clips of split 'train', take 'take_b'"
+
+
+@pytest.mark.gpu
+def test_pinned_batches_are_pinned_and_the_same(store: Store) -> None:
+    pinned, plain = next(stream(store, pin_memory=True)), next(stream(store))
+    for read in READS:
+        assert pinned[read].is_pinned() and not plain[read].is_pinned()
+        assert torch.equal(pinned[read].cuda().cpu(), plain[read])
+
+
 def test_a_stream_resumes_exactly_and_its_digest_tells_the_order(store: Store) -> None:
     whole, first, second = stream(store), stream(store), stream(store)
     ids = [batch.clip_ids for batch in islice(whole, 9)]

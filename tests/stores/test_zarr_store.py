@@ -7,18 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask.array
 import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorstore
 import xarray
 import zarr
+from blake3 import blake3
 
+import stores
 from stores.errors import StoreFault
 from stores.index import ClipRow
 from stores.lock import write_lock
 from stores.schema import ARRAYS
 from stores.verify import verify_store
-from stores.version import StoreRecipe
+from stores.version import StoreRecipe, manifest_bytes
 from stores.zarr_store import create_store, open_store, write_shard
 
 NAMES = pytest.mark.parametrize("name", list(ARRAYS))
@@ -148,6 +154,29 @@ def test_verify_names_every_damaged_clip(store_path: Path, rows: list[ClipRow]) 
     assert {row.array for row in report.damaged} == {"ego_rays", "align_rays"}
 
 
+def test_verify_finds_labels_that_were_edited_with_all_digests_put_right(store_path: Path) -> None:
+    head = (store_path / "HEAD").read_text().strip()
+    path = store_path / "versions" / f"{head}.parquet"
+    table = pq.read_table(path)
+    at = table.column_names.index("split")
+    data = manifest_bytes(table.set_column(at, "split", pa.array(["train"] * len(table))))
+    path.write_bytes(data)
+    record = path.with_suffix(".json")
+    about = orjson.loads(record.read_bytes()) | {"manifest_digest": blake3(data).hexdigest()}
+    record.write_bytes(orjson.dumps(about))
+    report = verify_store(open_store(store_path))
+    assert report.damaged_clips == ["take_b-f000000", "take_b-f000036"]
+    assert {(row.array, row.shard) for row in report.damaged} == {("clip", -1)}
+
+
+def test_dask_computes_over_the_arrays(store_path: Path, arrays: dict) -> None:
+    latents = dask.array.from_zarr(str(store_path / "arrays"), component="ego_latents")
+    rows = {clip.clip_id: clip.rows["ego_latents"] for clip in open_store(store_path).rows}
+    means = latents.astype("float64").mean(axis=(1, 2, 3, 4)).compute(scheduler="synchronous")
+    for clip_id, row in rows.items():
+        assert means[row] == arrays[clip_id]["ego_latents"].astype("float64").mean()
+
+
 def test_verify_finds_a_whole_shard_of_other_numbers(
     store_path: Path, rows: list[ClipRow], arrays: dict
 ) -> None:
@@ -164,6 +193,12 @@ def test_arrays_that_were_not_kept_are_told_not_made_up(
     with pytest.raises(StoreFault, match="does not keep ego_frames") as fault:
         store.read("ego_frames", [rows[5].clip_id, rows[0].clip_id])
     assert rows[0].clip_id in str(fault.value) and rows[5].clip_id not in str(fault.value)
+
+
+def test_a_package_opens_its_stores(store_path: Path) -> None:
+    assert stores.open_store(f"{store_path}@{open_store(store_path).hash[:9]}").clip_ids
+    with pytest.raises(AttributeError, match="open_shop"):
+        _ = stores.open_shop
 
 
 def test_slips_of_the_pen_are_told(store_path: Path) -> None:
@@ -196,6 +231,8 @@ def test_select_takes_clips_that_are_all_of_what_is_asked(store_path: Path) -> N
     assert len(store.select()) == 7 and len(store.select(split="train")) == 5
     assert store.select(evaluation_set="test-1") == ["take_b-f000000"]
     assert store.select(split="train", category="Cooking") == []
+    assert store.select(take="take_b", evaluation_set="test-all") == ["take_b-f000000"]
+    assert store.select(take="take_a") == store.select(split="train") != []
 
 
 def test_info_tells_what_is_there(store_path: Path) -> None:
