@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from mmap import ACCESS_READ, mmap
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from stores.errors import StoreFault
@@ -22,7 +23,7 @@ def whole_file(path: Place) -> Iterator[BinaryIO]:
     if isinstance(path, RemotePath):
         with tempfile.TemporaryFile() as file:
             yield cast(BinaryIO, file)
-            path.write_bytes(_mapped(file))
+            path.write_bytes(_mapped(cast(BinaryIO, file)))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
@@ -38,24 +39,22 @@ def whole_file(path: Place) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def new_file(path: Place) -> Iterator[BinaryIO]:
-    """A `whole_file` that on an object store never takes the place of another one.
+def staged(folder: Place) -> Iterator[Place]:
+    """Where to write files that belong into `folder` together: the folder itself on a disk.
 
-    There a lock may be removed by hand while its writer lives. Raises StoreFault if an object is
-    there already, unless it is the same, as it is after an answer of the server was lost.
+    For an object store it is a local one, put there file by file once all of them are whole, and
+    never in the place of another object: a lock may be removed by hand while its writer lives.
+    Raises StoreFault if one is there already, unless it is the same, as it is if a lost answer
+    of the server, or a lost worker, has work done twice.
     """
-    if not isinstance(path, RemotePath):
-        with whole_file(path) as file:
-            yield file
+    if not isinstance(folder, RemotePath):
+        yield folder
         return
-    with tempfile.TemporaryFile() as file:
-        yield cast(BinaryIO, file)
-        data = _mapped(file)
-        try:
-            path.create_bytes(data)
-        except FileExistsError as other:
-            if path.read_bytes() != bytes(data):
-                raise _written_by_another(path) from other
+    with tempfile.TemporaryDirectory(prefix="exo2ego-") as local:
+        yield Path(local)
+        for path in sorted(path for path in Path(local).rglob("*") if path.is_file()):
+            with path.open("rb") as file:
+                _put_new(folder / str(path.relative_to(local)), _mapped(file))
 
 
 def write_whole(path: Place, data: bytes) -> None:
@@ -114,7 +113,15 @@ def remove_partials(folder: Place) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _mapped(file: BinaryIO | tempfile._TemporaryFileWrapper) -> bytes | mmap:
+def _put_new(path: RemotePath, data: bytes | mmap) -> None:
+    try:
+        path.create_bytes(data)
+    except FileExistsError as other:
+        if path.read_bytes() != bytes(data):
+            raise _written_by_another(path) from other
+
+
+def _mapped(file: BinaryIO) -> bytes | mmap:
     """The file's bytes, without a copy in memory."""
     file.flush()
     empty = os.fstat(file.fileno()).st_size == 0

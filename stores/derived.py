@@ -18,7 +18,7 @@ from stores.arrays import (
     shard_path,
     write_array_shard,
 )
-from stores.atomic import remove_partials, write_whole
+from stores.atomic import remove_partials, staged, write_whole
 from stores.batch_memory import BatchMemory
 from stores.errors import StoreFault
 from stores.journal import FinishedShard, read_entries, write_entry
@@ -181,9 +181,10 @@ def _write_batch(
     store: Origin, folder: Place, specs: dict[str, ArraySpec], shard: int, batch: list[DerivedRow]
 ) -> None:
     clip, size, digests = store.recipe.clips.shape, store.clips_per_shard, {}
-    for array, spec in specs.items():
-        rows: Iterator[np.ndarray] = (arrays[array] for _, arrays in batch)
-        digests[array] = write_array_shard(folder, spec, clip, size, shard, rows)
+    with staged(folder) as group:
+        for array, spec in specs.items():
+            rows: Iterator[np.ndarray] = (arrays[array] for _, arrays in batch)
+            digests[array] = write_array_shard(group, spec, clip, size, shard, rows)
     ids = tuple(clip_id for clip_id, _ in batch)
     grow_group(folder, specs, (shard + 1) * size)
     sources = tuple(store.source_digests(ids))

@@ -15,7 +15,7 @@ import numpy as np
 from crc32c import crc32c
 from numcodecs.blosc import BITSHUFFLE, Blosc
 
-from stores.atomic import new_file
+from stores.atomic import whole_file
 from stores.checksums import CRC_BYTES
 from stores.errors import StoreFault
 from stores.place import Place
@@ -78,7 +78,7 @@ def write_shard_file(
     """
     index = np.full((layout.rows, layout.pieces, 2), ABSENT, dtype="<u8")
     offset = 0
-    with new_file(path) as file:
+    with whole_file(path) as file:
         for position, row in rows:
             for number, piece in enumerate(layout.row_view(row).reshape(layout.pieces, -1)):
                 payload = _pack(layout, piece)

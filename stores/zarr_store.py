@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from stores.arrays import create_group, free_shard, group_rows, grow_group, write_array_shard
+from stores.atomic import staged
 from stores.errors import StoreFault
 from stores.index import ClipRow
 from stores.journal import FinishedShard, drop_entries, write_entry
@@ -90,13 +91,14 @@ def write_shard(
     shape, size = settings.recipe.clips.shape, settings.clips_per_shard
     if len(clips) > size:
         raise ValueError(f"{len(clips)} clips in a shard of {size}")
-    digests = {
-        name: write_array_shard(path / "arrays", ARRAYS[name], shape, size, shard, rows)
-        for name, rows in arrays.items()
-    }
-    short = {name: len(found) for name, found in digests.items() if len(found) != len(clips)}
-    if short:
-        raise ValueError(f"{len(clips)} clips, but rows: {short}")
+    with staged(path / "arrays") as group:
+        digests = {
+            name: write_array_shard(group, ARRAYS[name], shape, size, shard, rows)
+            for name, rows in arrays.items()
+        }
+        short = {name: len(found) for name, found in digests.items() if len(found) != len(clips)}
+        if short:
+            raise ValueError(f"{len(clips)} clips, but rows: {short}")
     clip_ids = tuple(clip.clip_id for clip in clips)
     finished = FinishedShard(shard, clip_ids, tuple(map(clip_digest, clips)), digests)
     write_entry(path / "journal", finished)

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from stores.atomic import new_file, remove_partials, update_whole, whole_file, write_whole
+from stores.atomic import remove_partials, staged, update_whole, whole_file, write_whole
 from stores.errors import StoreFault
 from stores.lock import write_lock
 from stores.place import RemotePath, bytes_below, place
@@ -90,14 +90,13 @@ def test_an_absent_object_is_an_absent_file(bucket: RemotePath) -> None:
     (bucket / "none").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("opened", [whole_file, new_file])
-def test_a_file_that_is_not_finished_is_not_there(bucket: RemotePath, opened) -> None:
-    with pytest.raises(RuntimeError), opened(bucket / "x") as file:
+def test_a_file_that_is_not_finished_is_not_there(bucket: RemotePath) -> None:
+    with pytest.raises(RuntimeError), whole_file(bucket / "x") as file:
         file.write(bytes(2**20))
         raise RuntimeError
     remove_partials(bucket)
     assert not list(bucket.rglob("*"))
-    with opened(bucket / "x") as file:
+    with whole_file(bucket / "x") as file:
         file.write(b"all of it")
     assert (bucket / "x").read_bytes() == b"all of it"
 
@@ -110,13 +109,25 @@ def test_an_upload_that_the_server_breaks_off_leaves_nothing(bucket: RemotePath,
     assert not list(bucket.rglob("*"))
 
 
-def test_a_new_file_is_not_put_in_the_place_of_another(bucket: RemotePath) -> None:
+def test_files_that_belong_together_are_put_together_and_not_over_others(
+    bucket: RemotePath,
+) -> None:
     for _ in range(2):  # the same again is no harm: an answer of the server may get lost
-        with new_file(bucket / "x") as file:
-            file.write(b"mine")
-    with pytest.raises(StoreFault, match="in spite of the lock"), new_file(bucket / "x") as file:
-        file.write(b"other")
-    assert (bucket / "x").read_bytes() == b"mine"
+        with staged(bucket) as folder:
+            write_whole(folder / "a" / "x", b"mine")
+            write_whole(folder / "b" / "x", b"")
+    with pytest.raises(RuntimeError), staged(bucket) as folder:
+        write_whole(folder / "c" / "x", b"finished, but the next one is not")
+        raise RuntimeError
+    with pytest.raises(StoreFault, match="in spite of the lock"), staged(bucket) as folder:
+        write_whole(folder / "a" / "x", b"other")
+    found = {str(path.relative_to(bucket)): path.read_bytes() for path in bucket.rglob("*")}
+    assert found == {"a/x": b"mine", "b/x": b""}
+
+
+def test_on_a_disk_files_are_written_where_they_belong(tmp_path: Path) -> None:
+    with staged(tmp_path) as folder:
+        assert folder == tmp_path
 
 
 def test_of_many_who_change_one_object_at_once_nobody_is_lost(bucket: RemotePath) -> None:
