@@ -10,7 +10,7 @@ from stores.index import CameraRow, ClipRow
 from stores.recipe import ClipRecipe
 from stores.schema import ARRAYS
 from stores.settings import StoreSettings, write_settings
-from stores.version import StoredClip, StoreRecipe, VaeRecipe, as_stored, write_head, write_version
+from stores.version import StoredClip, StoreRecipe, VaeRecipe, as_stored, move_head, write_version
 from stores.zarr_store import CLIPS_PER_SHARD, commit, create_store, stored_clips, write_shard
 
 RECIPE = StoreRecipe(
@@ -71,7 +71,7 @@ def write_manifest(path: Path, clips: int) -> str:
     write_settings(path, StoreSettings(RECIPE, CLIPS_PER_SHARD))
     stored = list(_stored_without_rows(clips))
     name = write_version(path, RECIPE, stored, parent=None, command="benchmark", index_digest="0")
-    write_head(path, name)
+    move_head(path, None, name)
     return name
 
 
