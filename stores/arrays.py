@@ -111,6 +111,21 @@ def write_array_shard(
     return digests
 
 
+def digest_rows(
+    group: Path,
+    spec: ArraySpec,
+    clip: ClipShape,
+    clips_per_shard: int,
+    rows: Iterable[np.ndarray],
+) -> list[str]:
+    """Digests of rows that are not written; refuses what `write_array_shard` refuses."""
+    layout, digests = shard_layout(spec, clip, clips_per_shard), []
+    for row in rows:
+        _check_row(group, spec, layout, row)
+        digests.append(row_digest(layout, row))
+    return digests
+
+
 def row_digest(layout: ShardLayout, row: np.ndarray) -> str:
     """blake3 of the row's canonical bytes: little endian, C order, unpacked."""
     return blake3.blake3(layout.row_view(row).data).hexdigest()
