@@ -263,39 +263,62 @@ def tell_download(
     tell(plan if as_json else str(plan), as_json=as_json)
 
 
-@app.command()
-def encode_latents(
+@app.command("encode-latents")
+def encode_clips(
     clips: Annotated[Path, typer.Argument(help="The clip index that `ingest` wrote.")],
     store: Annotated[str, typer.Option(help="Store to make, or to add to: a folder or a URL.")],
     vae: Vae = PUBLISHED,
-    split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
-    frames_for: Annotated[
-        list[str] | None, typer.Option(help="Splits that keep their RGB frames [test].")
+    split: Splits = None,
+    container: Annotated[
+        Literal["zarr", "webdataset"],
+        typer.Option("--format", help="A store that grows, or a folder of tar shards."),
+    ] = "zarr",
+    rays: Annotated[
+        Literal["stored", "factored"],
+        typer.Option(help="Keep the rays, or make them from the cameras at every reading."),
+    ] = "stored",
+    ego_frames: Annotated[
+        list[str] | None,
+        typer.Option(help="Splits that keep the frames of all views, or `all` [test]."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads, each with a VAE [cores, at most 2].")
+        int | None, typer.Option(min=1, help="Tasks at once, each with a VAE [GPUs; cores <= 2].")
     ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A running Dask scheduler: tcp://host:8786.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Try one clip, tell size and time; write nothing.")
+    ] = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Decode, encode with the VAE, make the rays, and write the store.
 
-    Finished shards are kept: stop it at any time and run it again.
+    Finished shards are kept: stop it at any time (Ctrl-C and SIGTERM end with code 130) and run
+    it again. Clips that fail twice are told, listed in rejects.json and left out; the code is 0.
     """
-    from pipeline.encode import encode_latents as encode
+    from pipeline.encode import encode_latents
+    from pipeline.encode_plan import Wish
+    from pipeline.encode_tars import encode_tars
+    from pipeline.encode_trial import try_encode
     from stores.place import place
 
-    report = encode(
-        clips,
-        place(store),
-        vae_spec=vae,
-        splits=tuple(split) if split else None,
-        frames_for=tuple(frames_for) if frames_for else ("test",),
-        workers=workers,
-        device=chosen_device(device),
-        track=drawn,
-    )
+    wish = Wish(tuple(ego_frames) if ego_frames else ("test",), rays)
+    splits = tuple(split) if split else None
+    about: dict[str, Any] = {"vae_spec": vae, "wish": wish, "splits": splits, "workers": workers}
+    about |= {"device": chosen_device(device)}
+    if dry_run:
+        tell(try_encode(clips, place(store), **about), as_json=as_json)
+        return
+    encode = encode_tars if container == "webdataset" else encode_latents
+    report = encode(clips, place(store), **about, scheduler=scheduler, track=drawn)
     tell(report, as_json=as_json)
+    if report.failed:
+        count = sum(len(group.clip_ids) for group in report.failed)
+        typer.secho(
+            f"{count} clips could not be encoded; see {store}/rejects.json.", err=True, fg="red"
+        )
 
 
 @app.command()
@@ -646,7 +669,7 @@ def demo(
     steps = {
         "simulate": lambda: simulate(root, takes=takes, seconds=seconds),
         "ingest": lambda: ingest(root, out=clips, size=size, window_step=12),
-        "encode-latents": lambda: encode_latents(clips, at, vae="tiny"),
+        "encode-latents": lambda: encode_clips(clips, at, vae="tiny"),
         "store verify": lambda: verify(at),
         "train --stage align": lambda: train_demo("align"),
         "encode-first-frames": lambda: encode_first_frames(at, runs["align"], vae="tiny"),

@@ -1,40 +1,37 @@
 """The verb `encode-latents`: clip index to store, on Dask, a shard a task, resumable."""
 
-import logging
-import os
+import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import count as count_from
-from itertools import groupby
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import orjson
-import torch
-from distributed import Client, Future, Scheduler, SpecCluster, Worker, as_completed
+from types import FrameType
 
 from exo2ego.model.vae import load_codec
-from pipeline.encode_shard import EncodeJob, PlannedShard, ShardTask, encode_shard
+from pipeline.encode_plan import ClipWork, EncodePlan, Wish, pack, plan_encode, take_over
+from pipeline.encode_shard import EncodeJob, ShardOutcome, ShardTask
+from pipeline.encode_workers import PATIENCE_SECONDS, Crew, crew
+from pipeline.quarantine import FailedClips, group_failures, read_rejects, write_rejects
 from stores.arrays import shard_path
-from stores.atomic import remove_partials, write_whole
+from stores.atomic import remove_partials
 from stores.errors import StoreFault
-from stores.index import ClipIndex, ClipRow, read_index, row_to_dict
-from stores.journal import FinishedShard, drop_entries, read_entries
+from stores.index import ClipIndex, ClipRow, read_index
+from stores.journal import (
+    FinishedShard,
+    Run,
+    begin_run,
+    claim_shards,
+    drop_entries,
+    end_run,
+    read_entries,
+)
 from stores.lock import write_lock
 from stores.place import Place
 from stores.progress import Track, silent
 from stores.schema import ARRAYS
-from stores.version import (
-    ABSENT_ROW,
-    StoredClip,
-    StoreRecipe,
-    VaeRecipe,
-    as_stored,
-    clip_digest,
-    read_head,
-)
+from stores.version import StoredClip, StoreRecipe, VaeRecipe, read_head
 from stores.zarr_store import (
     CLIPS_PER_SHARD,
     commit,
@@ -44,17 +41,9 @@ from stores.zarr_store import (
     stored_clips,
 )
 
-MOST_WORKERS = 2
-"""Choice: one task decodes while the other one encodes; each holds a VAE and a shard's frames."""
-
-
-@dataclass(frozen=True)
-class FailedTake:
-    """Clips of one take that could not be encoded, and why."""
-
-    take_name: str
-    clip_ids: tuple[str, ...]
-    reason: str
+_USUAL = Wish()
+ATTEMPTS = 2
+"""How often a run tries a clip: what fails once is tried again after all others."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +52,24 @@ class EncodeReport:
 
     hash: str
     clips_new: int
-    """Clips that this version has and its parent had not, or had with other data."""
+    """Clips of which this version has rows that its parent had not, or had with other data."""
     clips_total: int
     clips_resumed: int
-    """Of the new ones: those that an interrupted run had finished."""
+    """Of the new ones: those that an interrupted run had finished, in part at least."""
     seconds: float
-    failed: tuple[FailedTake, ...]
+    failed: tuple[FailedClips, ...]
+    """In quarantine, as rejects.json has them; a later run tries them again."""
 
 
-@dataclass(frozen=True)
-class EncodePlan:
-    """What is to do: shards to make, shards that an interrupted run made, and changed labels."""
+@dataclass
+class _Progress:
+    """What a run has so far."""
 
-    shards: tuple[PlannedShard, ...]
-    finished: tuple[FinishedShard, ...]
-    relabelled: tuple[StoredClip, ...]
-    """Clips whose arrays stay, but of which the index says something else (split, sets)."""
+    finished: list[FinishedShard]
+    next_number: int
+    reasons: dict[str, str] = field(default_factory=dict)
+    """By id: why a clip failed last."""
+    attempts: dict[str, int] = field(default_factory=dict)
 
 
 def encode_latents(
@@ -86,189 +77,184 @@ def encode_latents(
     store_path: Place,
     *,
     vae_spec: str,
-    frames_for: tuple[str, ...] = ("test",),
+    wish: Wish = _USUAL,
     splits: tuple[str, ...] | None = None,
     workers: int | None = None,
     device: str = "cpu",
     scheduler: str | None = None,
     clips_per_shard: int = CLIPS_PER_SHARD,
+    patience_seconds: float = PATIENCE_SECONDS,
     track: Track = silent,
 ) -> EncodeReport:
-    """Encodes the clips of the index that the store lacks, and commits them as its new version.
+    """Encodes what the store lacks of the clips of the index, and commits its new version.
 
-    Splits in `frames_for` keep their frames too. `scheduler` is the address of a Dask scheduler
-    whose workers see the same disk; without it, `workers` threads of this process work (default:
-    the cores, at most two). A take that fails is reported and left out; the others go on.
+    `wish` says which splits keep their frames, and whether rays are stored. `scheduler` is the
+    address of a Dask scheduler whose workers see the same disk, of which the run waits
+    `patience_seconds` for a first worker; without it, `workers` tasks of this process work at
+    once. Clips that fail twice are left out, told in the report and in rejects.json, and tried
+    again by the next run. SIGTERM ends it as Ctrl-C does. Raises StoreFault if the store has
+    another recipe, if nothing can be written, or if the cluster is lost.
     """
     started, index = time.perf_counter(), read_index(index_path)
-    recipe = _recipe(index, vae_spec, device)
-    with write_lock(store_path):
+    recipe = store_recipe(index, vae_spec, device)
+    with stopped_by_sigterm(), write_lock(store_path):
         size = create_store(store_path, recipe, clips_per_shard=clips_per_shard).clips_per_shard
         remove_partials(store_path / "arrays")
-        rows = {row.clip_id: row for row in index.rows if splits is None or row.split in splits}
-        plan = plan_encode(store_path, size, list(rows.values()), frames_for)
-        job = EncodeJob(Path(index.root), store_path, recipe, vae_spec, device)
-        tasks = [ShardTask(job, shard) for shard in plan.shards]
-        failed = _run(tasks, workers, scheduler, track)
-        _write_rejects(store_path / "rejects.json", failed)
-        finished = read_entries(store_path / "journal")
-        new = [clip for entry in finished for clip in stored_clips(entry, rows, size)]
+        rows = chosen_rows(index, splits)
+        plan = plan_encode(recipe.clips, head_clips(store_path), rows, wish)
+        taken, left = _take_over(store_path, plan)
+        run = begin_run(store_path / "journal", _free_number(store_path, taken))
+        progress = _Progress(list(taken), run.first_shard)
+        job = EncodeJob(Path(index.root), store_path, recipe, vae_spec, device, run.token)
+        try:
+            if left:
+                with crew(workers, scheduler, device, patience_seconds) as hands:
+                    try:
+                        _run(hands, job, run, left, size, progress, track)
+                    finally:
+                        end_run(store_path / "journal", run)  # first, so that no task goes on
+        finally:
+            end_run(store_path / "journal", run)
+        failed = _quarantine(store_path, left, progress)
+        new = _complete(plan, progress.finished, size)
         name = _commit(store_path, [*new, *plan.relabelled], index, failed)
         total = len(head_clips(store_path))
-    resumed = sum(len(entry.clip_ids) for entry in plan.finished)
+    resumed = {clip_id for entry in taken for clip_id in entry.clip_ids}
     seconds = time.perf_counter() - started
-    return EncodeReport(name, len(new), total, resumed, seconds, tuple(failed))
+    return EncodeReport(name, len(new), total, len(resumed), seconds, tuple(failed))
 
 
-def plan_encode(
-    store: Place, clips_per_shard: int, rows: Sequence[ClipRow], frames_for: tuple[str, ...]
-) -> EncodePlan:
-    """What is to do for these clips. The same store and clips always give the same shards.
-
-    Shards that the journal has are taken over; other entries of the journal are dropped.
-    """
-    head = {clip.clip_id: clip for clip in head_clips(store)}
-    fresh, relabelled = [], []
-    for row in sorted(rows, key=lambda row: (row.take_name, row.clip_id)):
-        old = head.get(row.clip_id)
-        if old is None or not _keeps_arrays(old, row, _arrays_for(row, frames_for)):
-            fresh.append(row)
-        elif clip_digest(old) != clip_digest(row):
-            relabelled.append(as_stored(row, old.rows, old.digests))
-    groups = _cut(fresh, frames_for, clips_per_shard)
-    finished = _take_over(store, groups)
-    taken = {entry.shard for entry in finished.values()}
-    free = (number for number in count_from(next_shard(store)) if number not in taken)
-    shards = [
-        PlannedShard(next(free), clips, arrays)
-        for place, (clips, arrays) in enumerate(groups)
-        if place not in finished
-    ]
-    return EncodePlan(tuple(shards), tuple(finished.values()), tuple(relabelled))
-
-
-def _recipe(index: ClipIndex, vae_spec: str, device: str) -> StoreRecipe:
+def store_recipe(index: ClipIndex, vae_spec: str, device: str) -> StoreRecipe:
+    """The recipe of a store of these clips, by this VAE."""
     vae = load_codec(vae_spec, device=device).recipe()
     return StoreRecipe(clips=index.recipe, vae=VaeRecipe.model_validate(vae))
 
 
-def _arrays_for(row: ClipRow, frames_for: tuple[str, ...]) -> tuple[str, ...]:
-    keeps = row.split in frames_for
-    filmed = bool(row.ego.video)
-    return tuple(
-        name
-        for name, spec in ARRAYS.items()
-        if (keeps or spec.every_clip) and (filmed or not spec.of_ego_video)
-    )
-
-
-def _keeps_arrays(old: StoredClip, row: ClipRow, arrays: tuple[str, ...]) -> bool:
-    """True if the clip's arrays are there and were made from the same frames and cameras."""
-    before, now = row_to_dict(old), row_to_dict(row)
-    same = all(before[key] == now[key] for key in ("frames", "ego", "exos"))
-    return same and all(old.rows[name] != ABSENT_ROW for name in arrays)
-
-
-Group = tuple[tuple[ClipRow, ...], tuple[str, ...]]
-
-
-def _cut(rows: list[ClipRow], frames_for: tuple[str, ...], clips_per_shard: int) -> list[Group]:
-    """Clips of one shard each, and the arrays to keep: never of two takes."""
-    groups: list[Group] = []
-    for (_, arrays), members in groupby(
-        rows, key=lambda row: (row.take_name, _arrays_for(row, frames_for))
-    ):
-        clips = tuple(members)
-        for first in range(0, len(clips), clips_per_shard):
-            groups.append((clips[first : first + clips_per_shard], arrays))
-    return groups
-
-
-def _take_over(store: Place, groups: list[Group]) -> dict[int, FinishedShard]:
-    """By place among the groups: the shard that an interrupted run finished."""
-    entries = {entry.clip_ids: entry for entry in read_entries(store / "journal")}
-    found = {}
-    for place, (clips, arrays) in enumerate(groups):
-        ids, digests = zip(*((clip.clip_id, clip_digest(clip)) for clip in clips), strict=True)
-        entry = entries.get(ids)
-        if entry is None or not entry.answers(ids, digests, set(arrays)):
-            continue
-        files = [shard_path(store / "arrays", ARRAYS[name], entry.shard) for name in arrays]
-        if all(file.exists() for file in files):
-            found[place] = entry
-    drop_entries(store / "journal", keep={entry.shard for entry in found.values()})
-    return found
-
-
-def _run(
-    tasks: Sequence[ShardTask], workers: int | None, scheduler: str | None, track: Track
-) -> list[FailedTake]:
-    """Runs the tasks to their end, counting clips; returns what failed, in the tasks' order."""
-    failures: dict[int, str] = {}
-    clips = sum(len(task.shard.clips) for task in tasks)
-    if not tasks:
-        return []
-    with _dask(workers, scheduler) as client:
-        futures = {client.submit(encode_shard, task, pure=False): task for task in tasks}
-        done = _clips_as_done(futures, failures)
-        for _ in track(done, total=clips, what="encode", unit="clips"):
-            pass
-    return [
-        FailedTake(
-            task.shard.clips[0].take_name,
-            tuple(clip.clip_id for clip in task.shard.clips),
-            failures[task.shard.number],
-        )
-        for task in tasks
-        if task.shard.number in failures
-    ]
-
-
-def _clips_as_done(futures: dict[Future, ShardTask], failures: dict[int, str]) -> Iterator[ClipRow]:
-    for future in as_completed(list(futures)):
-        outcome = future.result()
-        if outcome.failure is not None:
-            failures[outcome.shard] = outcome.failure
-        yield from futures[future].shard.clips
+def chosen_rows(index: ClipIndex, splits: tuple[str, ...] | None) -> list[ClipRow]:
+    """The clips of these splits, or all."""
+    return [row for row in index.rows if splits is None or row.split in splits]
 
 
 @contextmanager
-def _dask(workers: int | None, scheduler: str | None) -> Iterator[Client]:
-    """A client of the scheduler at that address, or of quiet threads in this process."""
-    if scheduler is not None:
-        with Client(scheduler) as client:
-            yield client
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does, in the main thread; elsewhere nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    threads_before = torch.get_num_threads()  # tasks set it to one, for the whole process
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        count = workers or min(MOST_WORKERS, os.cpu_count() or 1)
-        with _threads(count) as cluster, Client(cluster) as client:
-            yield client
+        yield
     finally:
-        torch.set_num_threads(threads_before)
+        signal.signal(signal.SIGTERM, before)
 
 
-def _threads(count: int) -> SpecCluster:
-    """A cluster of threads. LocalCluster would serve HTTP on all interfaces, dashboard or not."""
-    http = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    about_worker = {"nthreads": count, "memory_limit": 0, **http}
-    quiet: Any = logging.CRITICAL  # a level, though its annotation says bool
-    return SpecCluster(
-        scheduler={"cls": Scheduler, "options": {"protocol": "inproc://", **http}},
-        workers={0: {"cls": Worker, "options": about_worker}},
-        silence_logs=quiet,
-    )
+def _take_over(store: Place, plan: EncodePlan) -> tuple[list[FinishedShard], list[ClipWork]]:
+    """Shards of an interrupted run that are wanted and there; the others are forgotten."""
+    entries = [entry for entry in read_entries(store / "journal") if _files_exist(store, entry)]
+    taken, left = take_over(entries, plan.work)
+    drop_entries(store / "journal", keep={entry.shard for entry in taken})
+    return taken, left
 
 
-def _write_rejects(path: Place, failed: Sequence[FailedTake]) -> None:
-    if failed:
-        write_whole(path, orjson.dumps(list(failed), option=orjson.OPT_INDENT_2))
-    else:
-        path.unlink(missing_ok=True)
+def _files_exist(store: Place, entry: FinishedShard) -> bool:
+    names = entry.digests
+    return all(shard_path(store / "arrays", ARRAYS[n], entry.shard).exists() for n in names)
+
+
+def _free_number(store: Place, taken: Sequence[FinishedShard]) -> int:
+    return max([next_shard(store), *(entry.shard + 1 for entry in taken)])
+
+
+def _run(
+    hands: Crew,
+    job: EncodeJob,
+    run: Run,
+    work: Sequence[ClipWork],
+    clips_per_shard: int,
+    progress: _Progress,
+    track: Track,
+) -> None:
+    """Runs all of the work, and once more what failed, counting clips into `progress`."""
+    outcomes = _rounds(hands, job, run, work, clips_per_shard, progress)
+    for _ in track(outcomes, total=len(work), what="encode", unit="clips"):
+        pass
+
+
+def _rounds(
+    hands: Crew,
+    job: EncodeJob,
+    run: Run,
+    work: Sequence[ClipWork],
+    clips_per_shard: int,
+    progress: _Progress,
+) -> Iterator[str]:
+    """Ids of the clips that are finished, or that failed for the last time."""
+    for attempt in range(1, ATTEMPTS + 1):
+        shards = pack(work, clips_per_shard, progress.next_number)
+        progress.next_number += len(shards)
+        claim_shards(job.store / "journal", run, progress.next_number)
+        for outcome in hands.run(ShardTask(job, shard) for shard in shards):
+            yield from _note(job.store, outcome, progress)
+            if attempt == ATTEMPTS:
+                yield from outcome.failures
+        work = [piece for piece in work if piece.clip.clip_id in progress.reasons]
+        if not work:
+            return
+
+
+def _note(store: Place, outcome: ShardOutcome, progress: _Progress) -> tuple[str, ...]:
+    """Adds the outcome to `progress`; ids of the clips that it finished."""
+    if outcome.refused is not None:
+        raise StoreFault(
+            "The store cannot be written.",
+            where=store,
+            expected="a disk that can be written, with room for all shards",
+            got=outcome.refused,
+            fix="Make room, then run the same command again: finished shards are kept.",
+        )
+    progress.reasons |= outcome.failures
+    for clip_id in outcome.failures:
+        progress.attempts[clip_id] = progress.attempts.get(clip_id, 0) + 1
+    if outcome.finished is None:
+        return ()
+    progress.finished.append(outcome.finished)
+    for clip_id in outcome.finished.clip_ids:
+        progress.reasons.pop(clip_id, None)
+    return outcome.finished.clip_ids
+
+
+def _quarantine(store: Place, work: Iterable[ClipWork], progress: _Progress) -> list[FailedClips]:
+    """Writes what failed, with the attempts of earlier runs counted in."""
+    before = {clip_id: old.attempts for old in read_rejects(store) for clip_id in old.clip_ids}
+    attempts = {c: before.get(c, 0) + tried for c, tried in progress.attempts.items()}
+    clips = [piece.clip for piece in work]
+    failed = group_failures(clips, progress.reasons, attempts)
+    write_rejects(store, failed)
+    return failed
+
+
+def _complete(
+    plan: EncodePlan, finished: Iterable[FinishedShard], clips_per_shard: int
+) -> list[StoredClip]:
+    """The clips of the plan of which every array is made."""
+    together: dict[str, StoredClip] = dict(plan.kept)
+    for entry in finished:
+        for clip in stored_clips(entry, together, clips_per_shard, kept=together):
+            together[clip.clip_id] = clip
+    made = {piece.clip.clip_id: {*piece.arrays, *piece.factored} for piece in plan.work}
+    return [
+        together[clip_id]
+        for clip_id, arrays in made.items()
+        if all(together[clip_id].digests[name] for name in arrays)
+    ]
 
 
 def _commit(
-    store: Place, clips: list[StoredClip], index: ClipIndex, failed: Sequence[FailedTake]
+    store: Place, clips: list[StoredClip], index: ClipIndex, failed: Sequence[FailedClips]
 ) -> str:
     """Hash of the version with these clips; of the present one if there is nothing to add."""
     head = read_head(store)

@@ -1,43 +1,33 @@
-"""One task of `encode-latents`: the clips of one shard, from five videos to rows on the disk."""
+"""One task of `encode-latents`: the clips of one shard, from their videos to rows on the disk."""
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from distributed import get_worker
-from einops import rearrange
-from jaxtyping import Float16, UInt8
-from torch import Tensor
 
 from exo2ego.geometry.camera import CameraError
-from exo2ego.geometry.clip_rays import CLIP_RAYS
-from exo2ego.model.vae import LatentCodec, load_codec, video_from_frames
-from pipeline.fit import FrameMaker
-from pipeline.video import VideoFault, iterate_frames
+from exo2ego.model.vae import LatentCodec, load_codec
+from pipeline.clip_frames import FrameRequest, decode_clips
+from pipeline.clip_parts import ClipParts
+from pipeline.encode_plan import ClipWork, PlannedShard
+from pipeline.run_ahead import run_ahead
+from stores.arrays import RowDamage
 from stores.errors import StoreFault, UserFault
-from stores.index import CameraRow, ClipRow
+from stores.journal import FinishedShard, is_current
 from stores.place import Place
-from stores.recipe import ClipRecipe
 from stores.version import StoreRecipe
 from stores.zarr_store import write_shard
 
-ClipFrames = list[UInt8[Tensor, "T H W 3"] | None]
-"""The frames of one view, clip by clip; None where the view is absent."""
+CLIPS_AHEAD = 4
+"""Choice: views of clips that are decoded before the VAE asks; 1.7 MiB each at the paper's size."""
 
 
-@dataclass(frozen=True)
-class PlannedShard:
-    """Clips of one take that make up one shard, and the arrays to keep of them."""
-
-    number: int
-    clips: tuple[ClipRow, ...]
-    arrays: tuple[str, ...]
+_ASK_SECONDS = 0.5  # on an object store each question is a request
 
 
 @dataclass(frozen=True)
@@ -49,6 +39,8 @@ class EncodeJob:
     recipe: StoreRecipe
     vae_spec: str
     device: str
+    run: str
+    """Token of the run: a task stops once the store says that another one is on."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +53,20 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardOutcome:
-    """What a task tells: numbers and words only; the arrays stay on the disk."""
+    """What a task tells: ids, digests and words; the arrays stay on the disk."""
 
     shard: int
     seconds: float
-    failure: str | None
-    """Why there is no shard: a video or a camera that cannot be used."""
+    finished: FinishedShard | None
+    """None if no clip of the shard could be made."""
+    failures: dict[str, str]
+    """By clip id: why it is not in the shard."""
+    refused: str | None = None
+    """What the disk said, if nothing can be written."""
+
+
+class RunEnded(RuntimeError):
+    """The run that a task belongs to is over, so that nobody waits for it."""
 
 
 def encode_shard(task: ShardTask) -> ShardOutcome:
@@ -76,114 +76,133 @@ def encode_shard(task: ShardTask) -> ShardOutcome:
     depend on neither the number of workers nor its neighbours.
     """
     torch.set_num_threads(1)
-    started = time.perf_counter()
+    started, failures = time.perf_counter(), dict[int, str]()
+    finished, refused = None, None
     try:
-        codec = _codec_of_this_thread(task)
-        write_shard(task.job.store, task.shard.number, task.shard.clips, _rows(task, codec))
-    except (UserFault, CameraError) as fault:
-        return ShardOutcome(task.shard.number, time.perf_counter() - started, str(fault))
-    return ShardOutcome(task.shard.number, time.perf_counter() - started, None)
+        parts = make_parts(task, codec_of_this_thread(task.job), failures)
+        finished = write_parts(task, parts, failures)
+    except UserFault as fault:  # of no single clip: the VAE, or the store itself
+        failures |= dict.fromkeys(range(len(task.shard.work)), str(fault))
+    except OSError as error:
+        refused = f"{error.strerror or error} ({error.filename or task.job.store})"
+    by_id = {task.shard.work[k].clip.clip_id: reason for k, reason in sorted(failures.items())}
+    seconds = time.perf_counter() - started
+    return ShardOutcome(task.shard.number, seconds, finished, by_id, refused)
 
 
-def _rows(task: ShardTask, codec: LatentCodec) -> dict[str, Iterator[np.ndarray]]:
-    """Rows of every array of the task, clip by clip, made as they are written."""
-    recipe, clips, wanted = task.job.recipe.clips, task.shard.clips, task.shard.arrays
-    has_ego = "ego_latents" in wanted
-    ego = _decode_view(task, [clip.ego for clip in clips], is_ego=True) if has_ego else []
-    exos, exo_latents = [], []
-    for view in range(recipe.views):
-        frames = _decode_view(task, [clip.exos[view] for clip in clips], is_ego=False)
-        exo_latents.append([_encode(codec, recipe, clip) for clip in frames])
-        # else a view's frames may go as soon as it is encoded
-        if "exo_frames" in wanted:
-            exos.append([_frames_or_black(recipe, clip) for clip in frames])
-    rows = {
-        "exo_latents": (np.stack(views, axis=1) for views in zip(*exo_latents, strict=True)),
-        "ego_latents": (_encode(codec, recipe, clip) for clip in ego),
-        **{name: map(partial(make, recipe), clips) for name, make in CLIP_RAYS.items()},
-        "ego_frames": (_frames_or_black(recipe, clip) for clip in ego),
-        "exo_frames": (np.stack(views) for views in zip(*exos, strict=True)),
-    }
-    return {name: rows[name] for name in wanted}
+def make_parts(task: ShardTask, codec: LatentCodec, failures: dict[int, str]) -> list[ClipParts]:
+    """What each clip's rows are made of; what cannot be is added to `failures`, by position.
+
+    A thread decodes ahead of the VAE, through all views and takes of the shard."""
+    torch.set_num_threads(1)
+    job = task.job
+    parts = [ClipParts(job.store, job.recipe.clips, work) for work in task.shard.work]
+    decoded = decode_clips(job.root, job.recipe.clips, requests_of(task.shard.work))
+    check = _RunWatch(job)
+    with run_ahead(decoded, CLIPS_AHEAD) as ready:
+        for request, frames in ready:
+            check()
+            if isinstance(frames, Exception):
+                failures.setdefault(request.position, str(frames))
+            elif request.position not in failures:
+                parts[request.position].take(codec, request.view, frames)
+    return parts
 
 
-def _decode_view(
-    task: ShardTask, cameras: Sequence[CameraRow | None], *, is_ego: bool
-) -> ClipFrames:
-    """Each clip's frames in this view, at the recipe's size; each video is decoded once."""
-    found: ClipFrames = [None] * len(cameras)
-    there = {k: camera for k, camera in enumerate(cameras) if camera is not None}
-    for source in dict.fromkeys(map(_source, there.values())):
-        members = [k for k, camera in there.items() if _source(camera) == source]
-        wanted = sorted({frame for k in members for frame in task.shard.clips[k].frames})
-        camera = there[members[0]]
-        make = FrameMaker(task.job.recipe.clips, camera, is_ego=is_ego)
-        small = _decode(task.job.root / camera.video, wanted, make)
-        for k in members:
-            found[k] = torch.stack([small[frame] for frame in task.shard.clips[k].frames])
-    return found
+def requests_of(work: tuple[ClipWork, ...]) -> list[FrameRequest]:
+    """The frames that the clips' arrays need, take by take, view by view."""
+    found: list[tuple[tuple[str, int], FrameRequest]] = []
+    for position, piece in enumerate(work):
+        clip = piece.clip
+        if {"ego_latents", "ego_frames"} & set(piece.arrays):
+            request = FrameRequest(position, None, clip.ego, clip.frames)
+            found.append(((clip.take_name, -1), request))
+        needed = {view for views in piece.views.values() for view in views}
+        for view, exo in enumerate(clip.exos):
+            if exo is not None and view in needed:
+                found.append(
+                    ((clip.take_name, view), FrameRequest(position, view, exo, clip.frames))
+                )
+    return [request for _, request in sorted(found, key=lambda pair: pair[0])]
 
 
-def _source(camera: CameraRow) -> tuple[Any, ...]:
-    """What must be equal for one pass over one video to serve two clips."""
-    return camera.video, camera.lens, camera.params, camera.hw, camera.quarter_turns_cw
+def write_parts(
+    task: ShardTask, parts: list[ClipParts], failures: dict[int, str]
+) -> FinishedShard | None:
+    """Writes the shard of all clips that did not fail; None if there are none.
+
+    A row that cannot be made or stored costs its clip: the shard is then begun again without."""
+    job, number = task.job, task.shard.number
+    names = task.shard.work[0].arrays, task.shard.work[0].factored
+    while whole := [k for k in range(len(parts)) if k not in failures]:
+        rows = _Rows(parts, whole, _RunWatch(job))
+        arrays, factored = ({name: rows.of(name) for name in group} for group in names)
+        clips = [task.shard.work[k].clip for k in whole]
+        try:
+            return write_shard(job.store, number, clips, arrays, factored)
+        except (StoreFault, CameraError, RowDamage) as fault:
+            if rows.position is None:
+                raise
+            failures[rows.position] = str(fault)
+    return None
 
 
-def _decode(path: Path, wanted: list[int], make: FrameMaker) -> dict[int, UInt8[Tensor, "H W 3"]]:
-    """The wanted frames by their index, resampled one by one."""
-    small = {}
-    for index, frame in iterate_frames(path, wanted):
-        if frame.shape[:2] != make.source_hw:
-            raise VideoFault(
-                "The video's frames are not of the size that its camera was calibrated for.",
-                where=path,
-                expected=make.source_hw,
-                got=frame.shape[:2],
-                fix="Take video and calibration of one release, then ingest again.",
-            )
-        small[index] = make(torch.from_numpy(frame)[None])[0]
-    return small
+class _Rows:
+    """Rows of some clips, made as they are written; `position` is the clip that is written now."""
+
+    def __init__(self, parts: list[ClipParts], whole: list[int], check: Callable[[], None]):
+        self._parts, self._whole, self._check = parts, whole, check
+        self.position: int | None = None
+
+    def of(self, array: str) -> Iterator[Any]:
+        for k in self._whole:
+            self._check()
+            self.position = k
+            yield self._parts[k].row(array)
+        self.position = None
 
 
-def _encode(
-    codec: LatentCodec, recipe: ClipRecipe, frames: UInt8[Tensor, "T H W 3"] | None
-) -> Float16[np.ndarray, "t c h w"]:
-    """Latents as they are stored; NaN for a view that is absent."""
-    if frames is None:
-        latent = recipe.shape.latent()
-        shape = (latent.frames, latent.channels, *latent.hw)
-        return np.full(shape, np.nan, dtype=np.float16)
-    latents = codec.encode(video_from_frames(frames[None]))
-    return rearrange(latents, "1 c t h w -> t c h w").to(torch.float16).cpu().numpy()
+class _RunWatch:
+    """Raises RunEnded once the job's run is over; asks the store twice a second at most."""
+
+    def __init__(self, job: EncodeJob):
+        self._job, self._next_seconds = job, 0.0
+
+    def __call__(self) -> None:
+        if time.monotonic() < self._next_seconds:
+            return
+        if not is_current(self._job.store / "journal", self._job.run):
+            raise RunEnded(f"run {self._job.run} of {self._job.store} is over")
+        self._next_seconds = time.monotonic() + _ASK_SECONDS
 
 
-def _frames_or_black(
-    recipe: ClipRecipe, frames: UInt8[Tensor, "T H W 3"] | None
-) -> UInt8[np.ndarray, "T H W 3"]:
-    """Frames as they are stored; bytes have no NaN, so an absent view is black."""
-    if frames is None:
-        return np.zeros((recipe.frames, *recipe.hw, 3), dtype=np.uint8)
-    return frames.numpy()
-
-
-def _codec_of_this_thread(task: ShardTask) -> LatentCodec:
+def codec_of_this_thread(job: EncodeJob) -> LatentCodec:
     """This thread's own codec: the VAE keeps its caches on itself, two threads would mix them."""
     kept: dict[str, Any] = vars(get_worker())
     codecs = kept.setdefault("exo2ego_codecs", {})
-    key = (threading.get_ident(), task.job.vae_spec, task.job.device)
+    device = _device(job)
+    key = (threading.get_ident(), job.vae_spec, device)
     # loading goes through torch's one global generator and diffusers' global switches
     with kept.setdefault("exo2ego_loading", threading.Lock()):
         if key not in codecs:
-            codecs[key] = _checked(load_codec(task.job.vae_spec, device=task.job.device), task)
+            codecs[key] = _checked(load_codec(job.vae_spec, device=device), job)
     return codecs[key]
 
 
-def _checked(codec: LatentCodec, task: ShardTask) -> LatentCodec:
-    expected, got = task.job.recipe.vae.model_dump(), codec.recipe()
+def _device(job: EncodeJob) -> str:
+    """The job's device; workers of a local cluster share the GPUs out by their numbers."""
+    worker = get_worker()
+    if job.device == "cuda" and worker.address.startswith("inproc://"):
+        return f"cuda:{int(worker.name) % torch.cuda.device_count()}"
+    return job.device
+
+
+def _checked(codec: LatentCodec, job: EncodeJob) -> LatentCodec:
+    expected, got = job.recipe.vae.model_dump(), codec.recipe()
     if got != expected:
         raise StoreFault(
             "This worker loads another VAE than the one that the store is made with.",
-            where=task.job.vae_spec,
+            where=job.vae_spec,
             expected=expected,
             got=got,
             fix="Give all workers the same weights.",

@@ -42,6 +42,10 @@ def probe(path: Path) -> VideoHeader:
     if not path.is_file():
         raise _fault(path, "a video file", "no such file")
     _check_whole(path)
+    return _header(path)
+
+
+def _header(path: Path) -> VideoHeader:
     try:
         with av.open(str(path)) as container:
             streams = container.streams.video
@@ -72,12 +76,32 @@ def iterate_frames(
     try:
         for first in range(0, len(wanted), BATCH_FRAMES):
             indices = list(wanted[first : first + BATCH_FRAMES])
-            frames = reader.get_batch(indices).asnumpy()
-            if frames.shape[1:3] != header.hw:
-                raise _fault(path, f"frames of {header.hw}", f"frames of {frames.shape[1:3]}")
-            yield from zip(indices, frames, strict=True)
-    except (decord.DECORDError, IndexError, RuntimeError) as damage:
-        raise _fault(path, "frames that decode", str(damage).partition("\n")[0]) from damage
+            yield from zip(indices, _decode(path, reader, indices, header.hw), strict=True)
+    finally:
+        del reader  # decord's threads hold gigabytes until the reader is gone
+
+
+def readable_frames(
+    path: Path, wanted: Sequence[int]
+) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"] | VideoFault]]:
+    """As `iterate_frames`, but a frame that is damaged or cut off comes as its fault.
+
+    Raises VideoFault only if nothing of the video can be read."""
+    if not path.is_file():
+        raise _fault(path, "a video file", "no such file")
+    header = _header(path)
+    reader = _decoder(path)
+    try:
+        for first in range(0, len(wanted), BATCH_FRAMES):
+            indices = list(wanted[first : first + BATCH_FRAMES])
+            try:
+                frames = _decode(path, reader, indices, header.hw)
+            except VideoFault:
+                yield from (
+                    (index, _frame_or_fault(path, reader, index, header.hw)) for index in indices
+                )
+            else:
+                yield from zip(indices, frames, strict=True)
     finally:
         del reader  # decord's threads hold gigabytes until the reader is gone
 
@@ -149,15 +173,40 @@ def _sampling_grid(source: Lens, target: Lens, supersamples: int) -> Float[Tenso
     return rearrange(grid.to(torch.float32), "H W xy -> 1 H W xy")
 
 
-def _open(path: Path, header: VideoHeader) -> decord.VideoReader:
-    decord.logging.set_level(decord.logging.QUIET)  # damage is told by our fault, not by FFmpeg
+def _decode(
+    path: Path, reader: decord.VideoReader, indices: list[int], hw: tuple[int, int]
+) -> UInt8[np.ndarray, "n H W 3"]:
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
-    except (decord.DECORDError, RuntimeError) as damage:
-        raise _fault(path, "a video that decord opens", str(damage).partition("\n")[0]) from damage
+        frames = reader.get_batch(indices).asnumpy()
+    except (decord.DECORDError, IndexError, RuntimeError) as damage:
+        raise _fault(path, "frames that decode", str(damage).partition("\n")[0]) from damage
+    if frames.shape[1:3] != hw:
+        raise _fault(path, f"frames of {hw}", f"frames of {frames.shape[1:3]}")
+    return frames
+
+
+def _frame_or_fault(
+    path: Path, reader: decord.VideoReader, index: int, hw: tuple[int, int]
+) -> UInt8[np.ndarray, "H W 3"] | VideoFault:
+    try:
+        return _decode(path, reader, [index], hw)[0]
+    except VideoFault as fault:
+        return fault
+
+
+def _open(path: Path, header: VideoHeader) -> decord.VideoReader:
+    reader = _decoder(path)
     if len(reader) != header.frames:
         raise _fault(path, f"{header.frames} frames, as the header says", len(reader))
     return reader
+
+
+def _decoder(path: Path) -> decord.VideoReader:
+    decord.logging.set_level(decord.logging.QUIET)  # damage is told by our fault, not by FFmpeg
+    try:
+        return decord.VideoReader(str(path), num_threads=1)
+    except (decord.DECORDError, RuntimeError) as damage:
+        raise _fault(path, "a video that decord opens", str(damage).partition("\n")[0]) from damage
 
 
 def _hw(stream: av.VideoStream) -> tuple[int, int]:

@@ -139,6 +139,21 @@ def write_array_shard(
     return digests
 
 
+def digest_rows(
+    group: Place,
+    spec: ArraySpec,
+    clip: ClipShape,
+    clips_per_shard: int,
+    rows: Iterable[np.ndarray],
+) -> list[str]:
+    """Digests of rows that are not written; refuses what `write_array_shard` refuses."""
+    layout, digests = shard_layout(spec, clip, clips_per_shard), []
+    for row in rows:
+        _check_row(group, spec, layout, row)
+        digests.append(row_digest(layout, row))
+    return digests
+
+
 def row_digest(layout: ShardLayout, row: np.ndarray) -> str:
     """blake3 of the row's canonical bytes: little endian, C order, unpacked."""
     return blake3.blake3(layout.row_view(row).data).hexdigest()
@@ -253,13 +268,17 @@ def open_readers(
     clips_per_shard: int,
     *,
     check: bool,
-    witnesses: Callable[[str, int], Sequence[tuple[int, str]]],
+    witnesses: Callable[[str, int], Sequence[tuple[int, str]]] | None = None,
 ) -> dict[str, ArrayReader]:
     """A reader for every array of the group; `witnesses` by the array's name and the shard."""
     layouts = {name: shard_layout(spec, clip, clips_per_shard) for name, spec in specs.items()}
     return {
         name: ArrayReader(
-            group, spec, layouts[name], check=check, witnesses=partial(witnesses, name)
+            group,
+            spec,
+            layouts[name],
+            check=check,
+            witnesses=partial(witnesses, name) if witnesses else None,
         )
         for name, spec in specs.items()
     }

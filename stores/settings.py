@@ -66,7 +66,7 @@ def check_same_recipe(store: Place, old: StoreRecipe, new: StoreRecipe) -> None:
         where=store / NAME,
         expected=", ".join(f"{key} = {before}" for key, (before, _) in differing.items()),
         got=", ".join(f"{key} = {after}" for key, (_, after) in differing.items()),
-        fix="Encode into a new store, or go back to the store's recipe.",
+        fix="Start a new store from this one with `exo2ego store fork`, or go back to its recipe.",
     )
 
 
@@ -90,5 +90,5 @@ def _fault(path: Place, expected: str, got: str) -> StoreFault:
         where=path,
         expected=expected,
         got=got,
-        fix="Check the path; make a store with `exo2ego encode-latents clips.parquet STORE`.",
+        fix="Check the path; make a store with `exo2ego encode-latents clips.parquet --store S`.",
     )

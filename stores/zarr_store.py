@@ -1,10 +1,18 @@
 """The store on disk: creating it, writing whole shards, committing versions, opening it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
-from stores.arrays import create_group, free_shard, group_rows, grow_group, write_array_shard
+from stores.arrays import (
+    create_group,
+    digest_rows,
+    free_shard,
+    group_rows,
+    grow_group,
+    write_array_shard,
+)
 from stores.atomic import staged
 from stores.errors import StoreFault
 from stores.index import ClipRow
@@ -23,6 +31,7 @@ from stores.settings import (
 )
 from stores.tar_reading import TarStore
 from stores.version import (
+    ABSENT_ROW,
     StoredClip,
     StoreRecipe,
     as_stored,
@@ -33,6 +42,8 @@ from stores.version import (
     write_version,
 )
 
+_NO_ARRAYS: Mapping[str, Iterable[np.ndarray]] = MappingProxyType({})
+_NONE_KEPT: Mapping[str, StoredClip] = MappingProxyType({})
 CLIPS_PER_SHARD = 64
 """Choice: 24 MiB of exo latents, and 77 source seconds of one take at the default step."""
 
@@ -80,10 +91,15 @@ def open_store(
 
 
 def write_shard(
-    path: Place, shard: int, clips: Sequence[ClipRow], arrays: Mapping[str, Iterable[np.ndarray]]
+    path: Place,
+    shard: int,
+    clips: Sequence[ClipRow],
+    arrays: Mapping[str, Iterable[np.ndarray]],
+    factored: Mapping[str, Iterable[np.ndarray]] = _NO_ARRAYS,
 ) -> FinishedShard:
     """Writes one whole shard of every array given: a row a clip, in the order of `clips`.
 
+    Of the `factored` arrays only the digests are kept, of the bits that the rows would have.
     Exactly one writer may write a shard. It belongs to no version until `commit`, but survives
     an interruption: it is recorded in the journal once all of its files are there.
     """
@@ -96,28 +112,42 @@ def write_shard(
             name: write_array_shard(group, ARRAYS[name], shape, size, shard, rows)
             for name, rows in arrays.items()
         }
-        short = {name: len(found) for name, found in digests.items() if len(found) != len(clips)}
+        apart = {
+            name: digest_rows(path / "arrays", ARRAYS[name], shape, size, rows)
+            for name, rows in factored.items()
+        }
+        every = digests | apart
+        short = {name: len(found) for name, found in every.items() if len(found) != len(clips)}
         if short:
             raise ValueError(f"{len(clips)} clips, but rows: {short}")
     clip_ids = tuple(clip.clip_id for clip in clips)
-    finished = FinishedShard(shard, clip_ids, tuple(map(clip_digest, clips)), digests)
+    finished = FinishedShard(shard, clip_ids, tuple(map(clip_digest, clips)), digests, apart)
     write_entry(path / "journal", finished)
     return finished
 
 
 def stored_clips(
-    finished: FinishedShard, clips: Mapping[str, ClipRow], clips_per_shard: int
+    finished: FinishedShard,
+    clips: Mapping[str, ClipRow],
+    clips_per_shard: int,
+    *,
+    kept: Mapping[str, StoredClip] = _NONE_KEPT,
 ) -> list[StoredClip]:
-    """The clips of a finished shard with their places; `clips` by id."""
-    first = finished.shard * clips_per_shard
-    return [
-        as_stored(
-            clips[clip_id],
-            {name: first + k for name in finished.digests},
-            {name: found[k] for name, found in finished.digests.items()},
-        )
-        for k, clip_id in enumerate(finished.clip_ids)
-    ]
+    """The clips of a finished shard with their places; `clips` by id.
+
+    Arrays that the shard does not have stay where `kept`, by id, has them.
+    """
+    first, every = finished.shard * clips_per_shard, finished.digests | finished.factored
+    found = []
+    for k, clip_id in enumerate(finished.clip_ids):
+        before = kept.get(clip_id)
+        rows = dict(before.rows) if before else {}
+        rows |= dict.fromkeys(finished.factored, ABSENT_ROW)
+        rows |= dict.fromkeys(finished.digests, first + k)
+        digests = dict(before.digests) if before else {}
+        digests |= {name: of_shard[k] for name, of_shard in every.items()}
+        found.append(as_stored(clips[clip_id], rows, digests))
+    return found
 
 
 def commit(path: Place, clips: Iterable[StoredClip], *, command: str, index_digest: str) -> str:

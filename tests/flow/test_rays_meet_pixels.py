@@ -9,6 +9,7 @@ import torch
 from exo2ego.geometry.camera import invert_rigid, transform_points
 from exo2ego.geometry.lenses import make_lens
 from pipeline.encode import encode_latents
+from pipeline.encode_plan import Wish
 from pipeline.ingest import ingest
 from pipeline.simulate.bodies import ball
 from pipeline.simulate.clock import take_clock
@@ -85,7 +86,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, torch.Tensor
     film(dark, rig, paths | {"ego": videos / f"{plan.ego_id}_214-1.mp4"}, Filming(448, 2, "cpu"))
     recipe = ClipRecipe(frames=FRAMES, stride=4, window_step=60, hw=(SIZE, SIZE))
     ingest(at / "root", at / "clips.parquet", recipe=recipe)
-    encode_latents(at / "clips.parquet", at / "ball.store", vae_spec="tiny", frames_for=("train",))
+    encode_latents(
+        at / "clips.parquet", at / "ball.store", vae_spec="tiny", wish=Wish(ego_frames=("train",))
+    )
     return open_store(at / "ball.store"), transform_points(rig.world_from_room, place)
 
 

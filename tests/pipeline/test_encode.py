@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import av
@@ -18,6 +18,7 @@ from exo2ego.geometry.lenses import make_lens, virtual_pinhole
 from exo2ego.geometry.plucker import align_rays, ego_rays
 from exo2ego.model.vae import load_codec, video_from_frames
 from pipeline.encode import EncodeReport, encode_latents
+from pipeline.encode_plan import Wish
 from pipeline.video import Resampler, iterate_frames
 from stores.errors import StoreFault
 from stores.index import CameraRow, ClipIndex, ClipRecipe, ClipRow, write_index
@@ -259,13 +260,14 @@ def test_a_damaged_video_costs_its_take_only(takes: Takes) -> None:
     broken = replace(takes.rows[3].exos[1], video=bad)
     rows = [*takes.rows[:3], *(with_exo(row, broken) for row in takes.rows[3:6])]
     report = takes.encode("rejects", rows)
-    assert (report.clips_new, len(report.failed)) == (3, 2)
-    assert {take.take_name for take in report.failed} == {"take_b"}
-    assert "take_z" in report.failed[0].reason
+    assert report.clips_new == 3
+    (failed,) = report.failed
+    assert failed.clip_ids == tuple(row.clip_id for row in takes.rows[3:6])
+    assert "take_z" in failed.reason and failed.attempts == 2
     rejects = orjson.loads((takes.folder / "rejects" / "rejects.json").read_bytes())
-    assert [reject["clip_ids"] for reject in rejects] == [
-        list(take.clip_ids) for take in report.failed
-    ]
+    assert rejects == [asdict(failed) | {"clip_ids": list(failed.clip_ids)}]
+    again = takes.encode("rejects", rows)
+    assert (again.hash, again.failed[0].attempts) == (report.hash, 4)
     mended = takes.encode("rejects", takes.rows[:6])
     assert (mended.clips_new, mended.failed) == (3, ())
     assert not (takes.folder / "rejects" / "rejects.json").exists()
@@ -310,7 +312,7 @@ def test_another_recipe_is_refused_and_changes_nothing(takes: Takes, whole: Enco
 
 
 def test_splits_and_frames_are_chosen(takes: Takes) -> None:
-    report = takes.encode("splits", splits=("test",), frames_for=())
+    report = takes.encode("splits", splits=("test",), wish=Wish(ego_frames=()))
     store = open_store(takes.folder / "splits")
     assert report.clips_new == 3 and store.info()["splits"] == {"test": 3}
     assert store.info()["arrays"]["ego_frames"] == 0
