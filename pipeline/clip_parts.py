@@ -28,8 +28,10 @@ class ClipParts:
         self._store, self._recipe, self._work = store, recipe, work
         self._parts: dict[tuple[str, int | None], np.ndarray] = {}
 
-    def take(self, codec: LatentCodec, view: int | None, frames: ClipFrames) -> None:
-        """Encodes and keeps one view's frames, as far as the clip's arrays want them."""
+    def take(self, codec: LatentCodec | None, view: int | None, frames: ClipFrames) -> None:
+        """Encodes and keeps one view's frames, as far as the clip's arrays want them.
+
+        Without latents among them there need be no codec."""
         who = "ego" if view is None else "exo"
         makers = {
             f"{who}_latents": partial(encode_frames, codec, frames),
@@ -75,7 +77,9 @@ class ClipParts:
         return np.nan if np.dtype(ARRAYS[array].dtype).kind == "f" else 0.0
 
 
-def encode_frames(codec: LatentCodec, frames: ClipFrames) -> Float16[np.ndarray, "t c h w"]:
+def encode_frames(codec: LatentCodec | None, frames: ClipFrames) -> Float16[np.ndarray, "t c h w"]:
     """Latents of one view of one clip, as they are stored."""
+    if codec is None:
+        raise ValueError("latents are asked for, and there is no codec")
     latents = codec.encode(video_from_frames(frames[None]))
     return rearrange(latents, "1 c t h w -> t c h w").to(torch.float16).cpu().numpy()

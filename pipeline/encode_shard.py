@@ -90,7 +90,9 @@ def encode_shard(task: ShardTask) -> ShardOutcome:
     return ShardOutcome(task.shard.number, seconds, finished, by_id, refused)
 
 
-def make_parts(task: ShardTask, codec: LatentCodec, failures: dict[int, str]) -> list[ClipParts]:
+def make_parts(
+    task: ShardTask, codec: LatentCodec | None, failures: dict[int, str]
+) -> list[ClipParts]:
     """What each clip's rows are made of; what cannot be is added to `failures`, by position.
 
     A thread decodes ahead of the VAE, through all views and takes of the shard."""
@@ -185,7 +187,7 @@ def codec_of_this_thread(job: EncodeJob) -> LatentCodec:
     # loading goes through torch's one global generator and diffusers' global switches
     with kept.setdefault("exo2ego_loading", threading.Lock()):
         if key not in codecs:
-            codecs[key] = _checked(load_codec(job.vae_spec, device=device), job)
+            codecs[key] = load_checked_codec(job.recipe, job.vae_spec, device)
     return codecs[key]
 
 
@@ -197,14 +199,16 @@ def _device(job: EncodeJob) -> str:
     return job.device
 
 
-def _checked(codec: LatentCodec, job: EncodeJob) -> LatentCodec:
-    expected, got = job.recipe.vae.model_dump(), codec.recipe()
+def load_checked_codec(recipe: StoreRecipe, vae_spec: str, device: str) -> LatentCodec:
+    """The VAE. Raises StoreFault if it is another one than the recipe's."""
+    codec = load_codec(vae_spec, device=device)
+    expected, got = recipe.vae.model_dump(), codec.recipe()
     if got != expected:
         raise StoreFault(
-            "This worker loads another VAE than the one that the store is made with.",
-            where=job.vae_spec,
+            "This is another VAE than the one that the store is made with.",
+            where=vae_spec,
             expected=expected,
             got=got,
-            fix="Give all workers the same weights.",
+            fix="Give all workers, and every later run, the same weights.",
         )
     return codec

@@ -267,7 +267,7 @@ def open_readers(
     clip: ClipShape,
     clips_per_shard: int,
     *,
-    check: bool,
+    check: bool = True,
     witnesses: Callable[[str, int], Sequence[tuple[int, str]]] | None = None,
 ) -> dict[str, ArrayReader]:
     """A reader for every array of the group; `witnesses` by the array's name and the shard."""
