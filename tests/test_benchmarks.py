@@ -3,10 +3,12 @@
 import dataclasses
 import math
 import sys
+import warnings
 from contextlib import ExitStack
 from mmap import PAGESIZE
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 from PIL import Image
@@ -27,8 +29,11 @@ from benchmarks.peer_processes import (
     environment,
     write_copy,
 )
+from benchmarks.ray_codec import blosc_settings, cost_of, stored_codec
+from benchmarks.ray_packings import packings, readers_of
 from benchmarks.rows import Row, Spent, interleaved, interleaved_seconds
 from benchmarks.store_clips import write_store
+from stores.recipe import ClipRecipe
 from stores.shard import CRC_BYTES
 from stores.zarr_store import open_store
 
@@ -184,3 +189,25 @@ def test_rows_and_machine_are_kept_and_drawn(tmp_path: Path) -> None:
     draw_rates(rows, tmp_path / "rates.png", title="rates")
     with Image.open(tmp_path / "rates.png") as picture:
         assert picture.height > 2 * 30
+
+
+RAYS = np.random.default_rng(0).normal(size=(3, 6, 8, 10)).astype(np.float16)
+PACKINGS = {packing.name: packing for packing in packings()}
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+def test_a_packing_gives_the_same_rays_to_us_and_to_those_it_names(
+    name: str, tmp_path: Path
+) -> None:
+    cost = cost_of(PACKINGS[name], [RAYS])  # raises if a bit is another
+    assert cost.ratio > 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Numcodecs codecs are not in the Zarr version 3")
+        readers = readers_of(PACKINGS[name], RAYS, tmp_path / "array")
+    portable = not name.startswith(("difference", "PCodec"))
+    assert ("tensorstore" in readers) is portable
+
+
+def test_one_packing_is_the_stores_own(tmp_path: Path) -> None:
+    stored = stored_codec(tmp_path, ClipRecipe())
+    assert sum(blosc_settings(packing) == stored for packing in PACKINGS.values()) == 1
