@@ -4,7 +4,8 @@ import math
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,11 +19,16 @@ from zarr.storage import MemoryStore
 
 from stores.atomic import write_whole
 from stores.batch_memory import BatchMemory
+from stores.checksums import first_other
 from stores.errors import StoreFault
 from stores.schema import ArraySpec, ClipShape
-from stores.shard import BLOSC, ShardDamage, ShardFile, ShardLayout, write_shard_file
+from stores.shard import ALTERED, BLOSC, ShardDamage, ShardFile, ShardLayout, write_shard_file
 
 _FILES_SHARE, _MOST_OPEN = 8, 4096  # an array takes an eighth of the files that may be open
+
+
+Witnesses = Callable[[int], Sequence[tuple[int, str]]]
+"""Some rows of a shard, with the digests that they ought to have."""
 
 
 class RowDamage(OSError):
@@ -37,8 +43,10 @@ class RowDamage(OSError):
 class RowFile(Protocol):
     """An open shard of any container; raises ShardDamage when a row cannot be read."""
 
-    def read_row(self, position: int, out: np.ndarray, *, pieces: int) -> None:
-        """Fills `out`, uint8, with the first `pieces` pieces of a row."""
+    def read_row(self, position: int, out: np.ndarray, *, pieces: int) -> tuple[int, ...]:
+        """Fills `out`, uint8, with the first `pieces` pieces of a row.
+
+        Returns their crc32c where they have some that were not compared yet."""
         ...
 
 
@@ -116,9 +124,18 @@ def row_digest(layout: ShardLayout, row: np.ndarray) -> str:
 class ArrayReader:
     """Reads rows of one array, many at a time, into one buffer."""
 
-    def __init__(self, group: Path, spec: ArraySpec, layout: ShardLayout, *, check: bool = True):
+    def __init__(
+        self,
+        group: Path,
+        spec: ArraySpec,
+        layout: ShardLayout,
+        *,
+        check: bool = True,
+        witnesses: Witnesses | None = None,
+    ):
         self.spec, self.layout = spec, layout
         self._group, self._check = group, check
+        self._witnesses, self._recognised = witnesses if check else None, set[int]()
         self._dtype = np.dtype(layout.dtype).newbyteorder("<")
         self._open: OrderedDict[int, RowFile] = OrderedDict()
         self._lock = threading.Lock()
@@ -141,13 +158,18 @@ class ArrayReader:
         shape = self.layout.row_shape[1:] if first_frame else self.layout.row_shape
         out = (memory or self._memory).array((len(rows), *shape), self._dtype)
         flat = out.reshape(len(rows), math.prod(shape)).view(np.uint8)
+        checksums: list[int] = []
         for row, target in zip(rows, flat, strict=True):
             shard, position = divmod(row, self.layout.rows)
             try:
-                self._shard(shard).read_row(position, target, pieces=pieces)
+                checksums += self._shard(shard).read_row(position, target, pieces=pieces)
             except ShardDamage as damage:
                 damaged = None if damage.position is None else row
                 raise RowDamage(shard, damaged, damage.reason) from damage
+        altered = first_other(flat.reshape(-1).data, checksums)
+        if altered is not None:
+            row = rows[altered // pieces]
+            raise RowDamage(self.shard_of(row), row, ALTERED)
         return out
 
     def shard_of(self, row: int) -> int:
@@ -168,11 +190,37 @@ class ArrayReader:
             return found
         # outside the lock, so that the threads open their shards at the same time
         opened = self.open_file(shard)
+        if self._witnesses and shard not in self._recognised:
+            self._recognise(opened, self._witnesses(shard))
+            self._recognised.add(shard)
         with self._lock:
             self._open[shard] = opened
             if len(self._open) > self._most_open:
                 self._open.popitem(last=False)
         return opened
+
+    def _recognise(self, file: RowFile, witnesses: Sequence[tuple[int, str]]) -> None:
+        """Raises ShardDamage if none of these rows is what it should be: another file lies here.
+
+        A shard that was exchanged with another has checksums that are all right. A row that is
+        damaged by itself says nothing: whoever asks for it is told.
+        """
+        others = 0
+        for row, digest in witnesses:
+            target = self._memory.array(self.layout.row_shape, self._dtype)
+            flat = target.reshape(-1).view(np.uint8)
+            position, pieces = row % self.layout.rows, self.layout.pieces
+            try:
+                checksums = file.read_row(position, flat, pieces=pieces)
+            except ShardDamage:
+                continue
+            if first_other(flat.data, checksums) is not None:
+                continue
+            if row_digest(self.layout, target) == digest:
+                return
+            others += 1
+        if others:
+            raise ShardDamage("it holds other rows than the manifest says (exchanged or restored)")
 
 
 def open_readers(
@@ -182,11 +230,15 @@ def open_readers(
     clips_per_shard: int,
     *,
     check: bool,
+    witnesses: Callable[[str, int], Sequence[tuple[int, str]]],
 ) -> dict[str, ArrayReader]:
-    """A reader for every array of the group."""
+    """A reader for every array of the group; `witnesses` by the array's name and the shard."""
     layouts = {name: shard_layout(spec, clip, clips_per_shard) for name, spec in specs.items()}
     return {
-        name: ArrayReader(group, spec, layouts[name], check=check) for name, spec in specs.items()
+        name: ArrayReader(
+            group, spec, layouts[name], check=check, witnesses=partial(witnesses, name)
+        )
+        for name, spec in specs.items()
     }
 
 

@@ -92,12 +92,14 @@ class Derived:
         self.provenance: dict[str, Any] = about["provenance"]
         self.specs = _specs(self.name, folder)
         self._store, self._places = store, _places(folder, about["clips_per_shard"])
+        self._size, self._entries = about["clips_per_shard"], {e.shard: e for e in _entries(folder)}
         self._readers: dict[str, ArrayReader] = open_readers(
             folder,
             self.specs,
             store.recipe.clips.shape,
             about["clips_per_shard"],
             check=True,
+            witnesses=self._witnesses,
         )
 
     @property
@@ -142,6 +144,10 @@ class Derived:
             raise self._fault(
                 "Rows that were made from other data.", "rows of the clips as they are", stale[:5]
             )
+
+    def _witnesses(self, array: str, shard: int) -> list[tuple[int, str]]:
+        digests = self._entries[shard].digests[array]
+        return [(shard * self._size, digests[0])]
 
     def _fault(self, what: str, expected: object, got: object) -> StoreFault:
         return StoreFault(

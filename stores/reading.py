@@ -47,6 +47,7 @@ class Store:
         self._number = {clip_id: k for k, clip_id in enumerate(self.clip_ids)}
         known = [a for a in ARRAYS if f"row_{a}" in self.version.table.column_names]
         self._row_numbers = {a: self._column(f"row_{a}").to_numpy() for a in known}
+        self._orders: dict[str, np.ndarray] = {}
         self._readers = self._open_readers(known, check=check)
         self.derive, self._derived_memory = derive or {}, BatchMemory()
 
@@ -205,7 +206,24 @@ class Store:
             self.recipe.clips.shape,
             self.clips_per_shard,
             check=check,
+            witnesses=self.witnesses,
         )
+
+    def witnesses(self, array: str, shard: int) -> list[tuple[int, str]]:
+        """The first and the last row of the shard that this version names, and their digests."""
+        rows, order = self._row_numbers[array], self._by_row(array)
+        first, last = np.searchsorted(
+            rows, [shard * self.clips_per_shard, (shard + 1) * self.clips_per_shard], sorter=order
+        )
+        clips = dict.fromkeys(order[[first, last - 1]].tolist() if first < last else [])
+        digests = self._column(f"digest_{array}")
+        return [(int(rows[clip]), digests[clip].as_py()) for clip in clips]
+
+    def _by_row(self, array: str) -> Int64[np.ndarray, " n"]:
+        """The clips' places in the order of their rows in the array."""
+        if array not in self._orders:
+            self._orders[array] = np.argsort(self._row_numbers[array], kind="stable")
+        return self._orders[array]
 
     def _read_or_derive(
         self,

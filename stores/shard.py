@@ -7,6 +7,7 @@ crc32c; the index (offset and length of every piece, then its crc32c) is at the 
 
 import math
 import os
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,14 @@ from crc32c import crc32c
 from numcodecs.blosc import BITSHUFFLE, Blosc
 
 from stores.atomic import whole_file
+from stores.checksums import CRC_BYTES
 
 ABSENT = 2**64 - 1
 """Offset and length of a piece that was never written."""
-CRC_BYTES = 4
 BLOSC = {"cname": "zstd", "clevel": 5}
 """Codec of compressed arrays, with bit shuffle."""
+ALTERED = "the data do not match their checksum (altered)"
 _MOST_BUFFERS = 512  # an even number below IOV_MAX, which is 1024 on Linux and macOS
-
-_WASTE = [bytearray(CRC_BYTES)]  # where checksums go that nobody looks at
 
 
 class ShardDamage(OSError):
@@ -98,7 +98,10 @@ class ShardFile:
         self.layout, self.check = layout, check
         size = layout.piece_bytes
         self._stride = size + CRC_BYTES
-        self._cuts = [slice(k * size, (k + 1) * size) for k in range(layout.pieces)]
+        self._cuts, self._sum_cuts = (
+            [slice(k * step, (k + 1) * step) for k in range(layout.pieces)]
+            for step in (size, CRC_BYTES)
+        )
         self._handle = -1
         try:
             self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -113,21 +116,24 @@ class ShardFile:
         if self._handle >= 0:
             os.close(self._handle)
 
-    def read_row(self, position: int, out: np.ndarray, *, pieces: int) -> None:
-        """Reads the first `pieces` pieces of a row into `out`, uint8 and as long as they are."""
+    def read_row(self, position: int, out: np.ndarray, *, pieces: int) -> tuple[int, ...]:
+        """Reads the first `pieces` pieces of a row into `out`, uint8 and as long as they are.
+
+        Returns the checksums that they ought to have, for the caller to compare; none if they
+        were compared already, or are not to be.
+        """
         start = self._starts[position]
         if start is not None:
-            self._read_together(position, start, out.data, pieces)
-            return
+            return self._read_together(position, start, out.data, pieces)
         entries = self._index[position, :pieces]
         if np.any(entries[:, 0] == ABSENT):
             raise ShardDamage("the row was never written", position)
         targets = out.reshape(pieces, -1)
-        if self.layout.compressed:
-            for (offset, length), target in zip(entries.tolist(), targets, strict=True):
-                self._read_packed(position, offset, length, target)
-            return
-        self._read_plain(position, entries, targets)
+        if not self.layout.compressed:
+            return self._read_plain(position, entries, targets)
+        for (offset, length), target in zip(entries.tolist(), targets, strict=True):
+            self._read_packed(position, offset, length, target)
+        return ()
 
     def _read_index(self) -> np.ndarray:
         size, layout = os.fstat(self._handle).st_size, self.layout
@@ -159,35 +165,42 @@ class ShardFile:
             for start, is_together in zip(offsets[:, 0].tolist(), together.tolist(), strict=True)
         ]
 
-    def _read_together(self, position: int, start: int, out: memoryview, pieces: int) -> None:
+    def _read_together(
+        self, position: int, start: int, out: memoryview, pieces: int
+    ) -> tuple[int, ...]:
         """Payloads straight into `out`, checksums beside them, in one call."""
-        payloads = [out[cut] for cut in self._cuts[:pieces]]
-        sums = [bytearray(CRC_BYTES) for _ in payloads] if self.check else _WASTE * pieces
+        sums = bytearray(CRC_BYTES * pieces)
+        beside = memoryview(sums)
         buffers: list[Any] = [None] * (2 * pieces)
-        buffers[::2], buffers[1::2] = payloads, sums
+        buffers[::2] = [out[cut] for cut in self._cuts[:pieces]]
+        buffers[1::2] = [beside[cut] for cut in self._sum_cuts[:pieces]]
         self._fill(position, buffers, start, pieces * self._stride)
-        if not self.check:
-            return
-        for payload, stored in zip(payloads, sums, strict=True):
-            if crc32c(payload) != int.from_bytes(stored, "little"):
-                raise _altered(position)
+        return self._checksums(sums)
 
-    def _read_plain(self, position: int, entries: np.ndarray, targets: np.ndarray) -> None:
+    def _read_plain(
+        self, position: int, entries: np.ndarray, targets: np.ndarray
+    ) -> tuple[int, ...]:
         """Pieces that lie anywhere, one call each."""
         if np.any(entries[:, 1] != self.layout.piece_bytes + CRC_BYTES):
             raise ShardDamage("a piece has the wrong length", position)
-        stored = np.empty(CRC_BYTES, dtype=np.uint8)
-        for (offset, length), target in zip(entries.tolist(), targets, strict=True):
-            self._fill(position, [target, stored], offset, length)
-            if self.check:
-                self._compare(position, target, stored)
+        sums = bytearray(CRC_BYTES * len(entries))
+        beside = memoryview(sums)
+        for (offset, length), target, cut in zip(
+            entries.tolist(), targets, self._sum_cuts, strict=False
+        ):
+            self._fill(position, [target, beside[cut]], offset, length)
+        return self._checksums(sums)
+
+    def _checksums(self, stored: bytearray) -> tuple[int, ...]:
+        return struct.unpack(f"<{len(stored) // CRC_BYTES}I", stored) if self.check else ()
 
     def _read_packed(self, position: int, offset: int, length: int, target: np.ndarray) -> None:
         packed = np.empty(length, dtype=np.uint8)
         self._fill(position, [packed], offset, length)
         payload = packed[:-CRC_BYTES]
         # always: a decompressor must never see altered bytes
-        self._compare(position, payload, packed[-CRC_BYTES:])
+        if crc32c(payload.data) != int.from_bytes(packed[-CRC_BYTES:].tobytes(), "little"):
+            raise ShardDamage(ALTERED, position)
         try:
             plain = Blosc().decode(payload, out=target)
         except (RuntimeError, ValueError) as foreign:
@@ -202,15 +215,6 @@ class ShardFile:
             raise ShardDamage(f"the disk refuses ({refused.strerror})", position) from refused
         if got != wanted:
             raise ShardDamage("the file is cut short", position)
-
-    @staticmethod
-    def _compare(position: int, payload: np.ndarray, stored: np.ndarray) -> None:
-        if crc32c(payload.data) != int.from_bytes(stored.tobytes(), "little"):
-            raise _altered(position)
-
-
-def _altered(position: int) -> ShardDamage:
-    return ShardDamage("the data do not match their checksum (altered)", position)
 
 
 def _pack(layout: ShardLayout, piece: np.ndarray) -> bytes:

@@ -89,7 +89,7 @@ class ClipStream:
         self._step, self._digest = 0, ""
         self._ahead: deque[tuple[int, Future[ClipBatch]]] = deque()
         self._threads, self._pool = threads, ThreadPoolExecutor(threads, "clip-stream")
-        kept = threads + KEPT - 1  # each thread's own, one ready, one in use
+        kept = 2 * threads + KEPT - 1  # those on their way or ready, one in use, one to spare
         self._memory = BatchMemory(kept=kept, allocate=_pinned if pin_memory else None)
 
     @property
@@ -164,7 +164,8 @@ class ClipStream:
 
     def _read_ahead(self, step: int) -> None:
         first = self._ahead[-1][0] + 1 if self._ahead else step
-        for later in range(first, step + self._threads):
+        # twice as many as threads: none waits until its last batch has been taken
+        for later in range(first, step + 2 * self._threads):
             self._ahead.append((later, self._pool.submit(self.batch_at, later)))
 
     def _batch(self, clip_ids: list[str], step: int | None) -> ClipBatch:

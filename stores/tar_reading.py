@@ -1,9 +1,10 @@
 """A folder of tar shards, open for reading as any store is: random rows, out of the tars."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from stores.arrays import ArrayReader, RowFile
+from stores.arrays import ArrayReader, RowFile, Witnesses
 from stores.errors import StoreFault
 from stores.reading import Store, name_some
 from stores.schema import ARRAYS
@@ -43,7 +44,10 @@ class TarStore(Store):
         manifest = self.version.table
         self.folder = tar_folder(self.path, self.hash, self.recipe, self.clips_per_shard, manifest)
         self.offsets = load_offsets(self.folder)
-        return {name: TarReader(self.folder, name, self.offsets) for name in arrays}
+        return {
+            name: TarReader(self.folder, name, self.offsets, partial(self.witnesses, name))
+            for name in arrays
+        }
 
     def _damaged_tar(self, shard: int, reason: str) -> StoreFault:
         clips = [self.clip_ids[number] for number in self.folder.numbers(shard)]
@@ -59,8 +63,9 @@ class TarStore(Store):
 class TarReader(ArrayReader):
     """Reads rows of one array out of the tars, many at a time, into one buffer."""
 
-    def __init__(self, folder: TarFolder, array: str, offsets: Offsets):
-        super().__init__(folder.path, ARRAYS[array], folder.layouts[array])
+    def __init__(self, folder: TarFolder, array: str, offsets: Offsets, witnesses: Witnesses):
+        layout = folder.layouts[array]
+        super().__init__(folder.path, ARRAYS[array], layout, witnesses=witnesses)
         self._folder, self._offsets = folder, offsets[array]
 
     def file_of(self, shard: int) -> Path:

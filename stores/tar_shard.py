@@ -127,8 +127,8 @@ class TarFile:
         if self._handle >= 0:
             os.close(self._handle)
 
-    def read_row(self, position: int, out: np.ndarray, *, pieces: int) -> None:
-        """Reads the first `pieces` pieces of a row into `out`, uint8 and as long as they are."""
+    def read_row(self, position: int, out: np.ndarray, *, pieces: int) -> tuple[int, ...]:
+        """Reads the first `pieces` pieces of a row into `out`, uint8; they have no checksums."""
         name, offset = self._names[position], self._offsets[position]
         if offset < 0:
             raise ShardDamage(f"the tar has no {name}: damaged or cut short", position)
@@ -144,6 +144,7 @@ class TarFile:
         # nothing that stands in a file is ever interpreted: the header is the right one, or not
         if head[tarfile.BLOCKSIZE :] != self._header:
             raise ShardDamage(f"{name} is not the npy file it should be (altered)", position)
+        return ()
 
 
 def check_member(path: Path, member: Member, expected: bytes) -> None:

@@ -41,7 +41,8 @@ def losses(
 
 def part(batch: ClipBatch, order: list[int]) -> ClipBatch:
     arrays = {name: value[order] for name, value in batch.arrays.items()}
-    return ClipBatch([batch.clip_ids[k] for k in order], arrays)
+    ids, views = ([of[k] for k in order] for of in (batch.clip_ids, batch.views))
+    return ClipBatch(ids, arrays, views)
 
 
 def test_draws_depend_on_seed_step_and_clip_alone():
@@ -58,9 +59,8 @@ def test_a_clips_loss_does_not_depend_on_its_place_in_the_batch(
 ):
     model = load_model(find_checkpoint(runs[stage]), wan_spec=None, device="cpu")
     if stage == "multiexocon":
-        batch = ClipBatch(
-            batch.clip_ids, {k: v for k, v in batch.arrays.items() if k != "ego_rays"}
-        )
+        arrays = {k: v for k, v in batch.arrays.items() if k != "ego_rays"}
+        batch = ClipBatch(batch.clip_ids, arrays, batch.views)
     experiment = tiny_experiment(stage)
     together = losses(stage, model, batch, experiment)
     turned = losses(stage, model, part(batch, [2, 0, 1]), experiment)

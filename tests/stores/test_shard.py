@@ -7,7 +7,8 @@ import pytest
 from crc32c import crc32c
 from numcodecs import blosc
 
-from stores.shard import ABSENT, ShardDamage, ShardFile, ShardLayout, write_shard_file
+from stores.checksums import first_other
+from stores.shard import ABSENT, ALTERED, ShardDamage, ShardFile, ShardLayout, write_shard_file
 
 PLAIN = ShardLayout(rows=4, row_shape=(3, 2, 5), dtype="float16", pieces=3, compressed=False)
 PACKED = ShardLayout(rows=4, row_shape=(3, 2, 5), dtype="float16", pieces=1, compressed=True)
@@ -22,7 +23,10 @@ def some_rows(layout: ShardLayout, count: int = 3) -> list[tuple[int, np.ndarray
 def read(path: Path, layout: ShardLayout, position: int, pieces: int | None = None) -> np.ndarray:
     pieces = layout.pieces if pieces is None else pieces
     out = np.zeros(pieces * layout.piece_bytes, dtype=np.uint8)
-    ShardFile(path, layout).read_row(position, out, pieces=pieces)
+    checksums = ShardFile(path, layout).read_row(position, out, pieces=pieces)
+    assert len(checksums) == (0 if layout.compressed else pieces)
+    if first_other(out.data, checksums) is not None:  # as a reader of many rows does
+        raise ShardDamage(ALTERED, position)
     shape = layout.row_shape if pieces == layout.pieces else layout.row_shape[1:]
     return out.view(layout.dtype).reshape(shape)
 
