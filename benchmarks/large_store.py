@@ -12,6 +12,7 @@ from benchmarks.rows import Row, interleaved_seconds
 from benchmarks.store_clips import CLIPS_A_TAKE, EGO, EXO, RECIPE, clip_row
 from stores.atomic import write_whole
 from stores.index import ROW_SCHEMA, row_to_dict
+from stores.reading import Store
 from stores.schema import ARRAYS
 from stores.settings import StoreSettings, write_settings
 from stores.store_hash import table_hash
@@ -60,10 +61,10 @@ def large_store_rows(path: Path, real: Path, real_clips: int, batch: int) -> lis
 def write_large_store(path: Path, clips: int, real: Path, real_clips: int) -> str:
     """A store of so many clips, with a manifest as it would be, over another store's shards.
 
-    Clip k has the other's row k % `real_clips`; digests are made up. Returns the hash."""
+    Each clip has some row of the other's first `real_clips`, with its digests. Returns the hash."""
     write_settings(path, StoreSettings(RECIPE, CLIPS_PER_SHARD))
     (path / "arrays").symlink_to(real.resolve() / "arrays")
-    table = _manifest(clips, real_clips)
+    table = _manifest(clips, open_store(real), real_clips)
     name, manifest = table_hash(RECIPE, table), manifest_bytes(table)
     record = VersionRecord(
         format=STORE_FORMAT,
@@ -82,9 +83,9 @@ def write_large_store(path: Path, clips: int, real: Path, real_clips: int) -> st
     return name
 
 
-def _manifest(clips: int, real_clips: int) -> pa.Table:
+def _manifest(clips: int, real: Store, real_clips: int) -> pa.Table:
     """The manifest. Cameras and frames are those of a few takes, over and over: too many to be
-    packed as repetitions; names and digests are each clip's own."""
+    packed as repetitions. Names are each clip's own, and digests of what is not read."""
     made = min(clips, TAKES_MADE * CLIPS_A_TAKE)
     few = pa.Table.from_pylist([row_to_dict(clip_row(k)) for k in range(made)], schema=ROW_SCHEMA)
     table = pa.concat_tables([few] * -(-clips // made)).slice(0, clips).combine_chunks()
@@ -97,10 +98,15 @@ def _manifest(clips: int, real_clips: int) -> pa.Table:
         "take_uid": [f"00000000-0000-4000-8000-{take:012d}" for take in takes.tolist()],
     }
     kept = {name for name, spec in ARRAYS.items() if spec.every_clip}
-    rows = np.arange(clips) % real_clips
+    rows = np.random.default_rng(0).integers(0, real_clips, clips)
     for name in ARRAYS:
+        digests = real.version.table[f"digest_{name}"].combine_chunks()
+        is_read = digests[0].as_py() != ""
         own[f"row_{name}"] = rows if name in kept else np.full(clips, ABSENT_ROW)
-        own[f"digest_{name}"] = _digests(clips) if name in kept else [""] * clips
+        if is_read:
+            own[f"digest_{name}"] = digests.take(pa.array(rows))
+        else:
+            own[f"digest_{name}"] = _digests(clips) if name in kept else [""] * clips
     own["digest_clip"] = _digests(clips)
     columns = {name: table[name] for name in ROW_SCHEMA.names} | own
     return pa.table(columns, schema=MANIFEST_SCHEMA)

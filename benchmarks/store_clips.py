@@ -41,7 +41,7 @@ def clip_row(number: int) -> ClipRow:
         category="Bike Repair",
         split="train",
         frames=frames,
-        ego=_camera([take, start], f"takes/{name}", "aria01", "fisheye624", 15, recipe.frames),
+        ego=_camera([take, start], f"takes/{name}", "aria01", "fisheye624", 16, recipe.frames),
         exos=tuple(
             _camera([take, -k % 2**32], f"takes/{name}", f"cam{k:02d}", "kannala_brandt", 8, 1)
             for k in range(1, recipe.views + 1)
