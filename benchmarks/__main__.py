@@ -10,6 +10,7 @@ from pathlib import Path
 import benchmarks
 from benchmarks.bar_chart import draw_rates
 from benchmarks.machine import machine_name, write_json
+from benchmarks.markdown import write_markdown
 from benchmarks.rows import Row
 
 Run = Callable[[], list[Row]]
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="*", help=f"of {', '.join(found)}; none: all of them")
     parser.add_argument("--json", type=Path, help="also write rows and machine to this file")
+    parser.add_argument("--markdown", type=Path, help="also write the rows as tables for docs/")
     parser.add_argument("--plot", type=Path, help="also draw the readers' rates: a PNG")
     options = parser.parse_args(arguments)
     asked = options.name or list(found)
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str]) -> int:
             print(f"  {row}", flush=True)
         if options.json:
             write_json(options.json, rows)
+        if options.markdown:
+            write_markdown(options.markdown, rows)
     everything = [row for some in rows.values() for row in some]
     if options.plot:
         draw_rates(everything, options.plot, title=f"Random clips a second ({machine_name()})")

@@ -22,6 +22,7 @@ from benchmarks.contest import Contestant, Outcome
 from benchmarks.encode import wanted_frames, write_video
 from benchmarks.large_store import write_large_store
 from benchmarks.machine import write_json
+from benchmarks.markdown import table
 from benchmarks.peer_processes import (
     SCRIPTS,
     Errand,
@@ -229,3 +230,16 @@ def test_a_video_is_as_long_as_asked_and_its_key_frames_are_far_apart(tmp_path: 
     with av.open(str(tmp_path / "exo.mp4")) as container:
         keys = [n for n, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
     assert keys == [0, 250]
+
+
+def test_a_table_tells_what_was_missed_and_what_was_not_measured() -> None:
+    rows = [
+        Row("rate", 1234.5, "clips/s"),
+        Row("share", 0.4, "", 0.5),
+        Row("A", None, "", note="no"),
+    ]
+    assert table(rows).splitlines()[2:] == [
+        "| rate | 1,234 clips/s |  |  |",
+        "| share | 0.4 | >= 0.5: **missed** |  |",
+        "| A | not measured | | no |",
+    ]
