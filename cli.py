@@ -53,7 +53,7 @@ Wan = Annotated[
     ),
 ]
 PUBLISHED = "Wan-AI/Wan2.2-I2V-A14B-Diffusers"
-Store = Annotated[str, typer.Option(help="The store, or one version of it: FOLDER@HASH.")]
+Store = Annotated[str, typer.Option(help="The store, or one version: FOLDER@HASH or URL@HASH.")]
 AllowOtherStore = Annotated[
     bool, typer.Option(help="Go on although the run was trained on a store of another hash.")
 ]
@@ -95,7 +95,9 @@ EncodeRate = Annotated[float, typer.Option(help="Clips/s of a GPU, assumed for t
 DownloadCommands = Annotated[
     bool, typer.Option("--download-commands", help="Print what to fetch into ROOT; nothing else.")
 ]
-StoreArgument = Annotated[str, typer.Argument(help="The store, or one version: FOLDER@HASH.")]
+StoreArgument = Annotated[
+    str, typer.Argument(help="The store, or one version: FOLDER@HASH, URL@HASH.")
+]
 
 
 def tell(report: Any, *, as_json: bool) -> None:
@@ -264,7 +266,7 @@ def tell_download(
 @app.command()
 def encode_latents(
     clips: Annotated[Path, typer.Argument(help="The clip index that `ingest` wrote.")],
-    store: Annotated[Path, typer.Option(help="Store to make, or to add to.")],
+    store: Annotated[str, typer.Option(help="Store to make, or to add to: a folder or a URL.")],
     vae: Vae = PUBLISHED,
     split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
     frames_for: Annotated[
@@ -281,10 +283,11 @@ def encode_latents(
     Finished shards are kept: stop it at any time and run it again.
     """
     from pipeline.encode import encode_latents as encode
+    from stores.place import place
 
     report = encode(
         clips,
-        store,
+        place(store),
         vae_spec=vae,
         splits=tuple(split) if split else None,
         frames_for=tuple(frames_for) if frames_for else ("test",),
@@ -501,7 +504,7 @@ def tag(
 
 @store_app.command()
 def gc(
-    store: Annotated[Path, typer.Argument(help="The store.")],
+    store: Annotated[str, typer.Argument(help="The store.")],
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
     drop_versions: Annotated[
         bool, typer.Option("--drop-versions", help="Also versions that no HEAD or tag leads to.")
@@ -513,11 +516,13 @@ def gc(
 ) -> None:
     """Show what no version of a store names, and remove it if you say so."""
     from stores.garbage import gc as collect
+    from stores.place import place
 
+    where = place(store)
     also = {"drop_versions": drop_versions, "drop_unfinished": drop_unfinished}
-    found = collect(store, dry_run=True, **also)
+    found = collect(where, dry_run=True, **also)
     if found.found and (yes or (not as_json and _agreed(found))):
-        found = collect(store, dry_run=False, **also)
+        found = collect(where, dry_run=False, **also)
     tell(found, as_json=as_json)
 
 
@@ -530,21 +535,22 @@ def _agreed(found: Any) -> bool:
 @store_app.command()
 def fork(
     store: StoreArgument,
-    new: Annotated[Path, typer.Argument(help="Folder of the new, empty store.")],
+    new: Annotated[str, typer.Argument(help="Folder or URL of the new, empty store.")],
     change: Annotated[list[str], typer.Option("--set", help="Field of the recipe: clips.stride=2")],
     as_json: AsJson = False,
 ) -> None:
     """Start a new store with a recipe that differs, and remember where it came from."""
     from stores.fork import fork as start
+    from stores.place import place
 
     split = [setting.partition("=") for setting in change]
-    tell(start(store, new, {name: value for name, _, value in split}), as_json=as_json)
+    tell(start(store, place(new), {name: value for name, _, value in split}), as_json=as_json)
 
 
 @store_app.command("export")
 def export_store(
     store: StoreArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the tar shards.")],
+    out: Annotated[str, typer.Option(help="Folder or URL for the tar shards.")],
     container: Annotated[
         Literal["webdataset"], typer.Option("--format", help="What to write.")
     ] = "webdataset",
@@ -552,22 +558,25 @@ def export_store(
     as_json: AsJson = False,
 ) -> None:
     """Write one version as WebDataset tar shards, which open and train like the store itself."""
+    from stores.place import place
     from stores.tar_store import export_tar
 
-    report = export_tar(opened(store), out, clips_per_tar=clips_per_tar, track=drawn)
+    report = export_tar(opened(store), place(out), clips_per_tar=clips_per_tar, track=drawn)
     tell({"format": container, **dataclasses.asdict(report)}, as_json=as_json)
 
 
 @store_app.command("import")
 def import_store(
-    folder: Annotated[Path, typer.Argument(help="Folder that `store export` wrote.")],
-    store: Annotated[Path, typer.Option(help="Store to make, of the same hash.")],
+    folder: Annotated[str, typer.Argument(help="What `store export` wrote: a folder or a URL.")],
+    store: Annotated[str, typer.Option(help="Store to make, of the same hash.")],
     as_json: AsJson = False,
 ) -> None:
     """Make a store of tar shards, every array hashed again; the hash is the same."""
+    from stores.place import place
     from stores.tar_store import import_tar
 
-    tell({"store": store, "hash": import_tar(folder, store, track=drawn)}, as_json=as_json)
+    found = import_tar(folder, place(store), track=drawn)
+    tell({"store": store, "hash": found}, as_json=as_json)
 
 
 @clips_app.command()
@@ -619,9 +628,9 @@ def demo(
     videos are noise, and their scores mean nothing but that every step works.
     """
     claim_demo_folder(out, {"takes": takes, "seconds": seconds, "size": size})
-    root, clips, store = out / "ego-exo", out / "clips.parquet", out / "latents.store"
+    root, clips, at = out / "ego-exo", out / "clips.parquet", str(out / "latents.store")
     runs = {stage: out / "runs" / stage for stage in ("align", "multiexocon", "poseinj")}
-    samples, at = out / "samples", str(store)
+    samples = out / "samples"
 
     def train_demo(stage: str, parent: Path | None = None) -> None:
         train(
@@ -637,7 +646,7 @@ def demo(
     steps = {
         "simulate": lambda: simulate(root, takes=takes, seconds=seconds),
         "ingest": lambda: ingest(root, out=clips, size=size, window_step=12),
-        "encode-latents": lambda: encode_latents(clips, store, vae="tiny"),
+        "encode-latents": lambda: encode_latents(clips, at, vae="tiny"),
         "store verify": lambda: verify(at),
         "train --stage align": lambda: train_demo("align"),
         "encode-first-frames": lambda: encode_first_frames(at, runs["align"], vae="tiny"),

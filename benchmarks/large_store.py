@@ -23,7 +23,7 @@ from stores.version import (
     STORE_FORMAT,
     VersionRecord,
     manifest_bytes,
-    write_head,
+    move_head,
 )
 from stores.zarr_store import CLIPS_PER_SHARD, open_store
 
@@ -79,7 +79,7 @@ def write_large_store(path: Path, clips: int, real: Path, real_clips: int) -> st
     )
     write_whole(path / "versions" / f"{name}.parquet", manifest)
     write_whole(path / "versions" / f"{name}.json", record.model_dump_json().encode())
-    write_head(path, name)
+    move_head(path, None, name)
     return name
 
 

@@ -23,6 +23,7 @@ from stores.errors import StoreFault
 from stores.index import ClipIndex, ClipRow, read_index, row_to_dict
 from stores.journal import FinishedShard, drop_entries, read_entries
 from stores.lock import write_lock
+from stores.place import Place
 from stores.progress import Track, silent
 from stores.schema import ARRAYS
 from stores.version import (
@@ -82,7 +83,7 @@ class EncodePlan:
 
 def encode_latents(
     index_path: Path,
-    store_path: Path,
+    store_path: Place,
     *,
     vae_spec: str,
     frames_for: tuple[str, ...] = ("test",),
@@ -120,7 +121,7 @@ def encode_latents(
 
 
 def plan_encode(
-    store: Path, clips_per_shard: int, rows: Sequence[ClipRow], frames_for: tuple[str, ...]
+    store: Place, clips_per_shard: int, rows: Sequence[ClipRow], frames_for: tuple[str, ...]
 ) -> EncodePlan:
     """What is to do for these clips. The same store and clips always give the same shards.
 
@@ -183,7 +184,7 @@ def _cut(rows: list[ClipRow], frames_for: tuple[str, ...], clips_per_shard: int)
     return groups
 
 
-def _take_over(store: Path, groups: list[Group]) -> dict[int, FinishedShard]:
+def _take_over(store: Place, groups: list[Group]) -> dict[int, FinishedShard]:
     """By place among the groups: the shard that an interrupted run finished."""
     entries = {entry.clip_ids: entry for entry in read_entries(store / "journal")}
     found = {}
@@ -259,7 +260,7 @@ def _threads(count: int) -> SpecCluster:
     )
 
 
-def _write_rejects(path: Path, failed: Sequence[FailedTake]) -> None:
+def _write_rejects(path: Place, failed: Sequence[FailedTake]) -> None:
     if failed:
         write_whole(path, orjson.dumps(list(failed), option=orjson.OPT_INDENT_2))
     else:
@@ -267,7 +268,7 @@ def _write_rejects(path: Path, failed: Sequence[FailedTake]) -> None:
 
 
 def _commit(
-    store: Path, clips: list[StoredClip], index: ClipIndex, failed: Sequence[FailedTake]
+    store: Place, clips: list[StoredClip], index: ClipIndex, failed: Sequence[FailedTake]
 ) -> str:
     """Hash of the version with these clips; of the present one if there is nothing to add."""
     head = read_head(store)

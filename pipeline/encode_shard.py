@@ -22,6 +22,7 @@ from pipeline.fit import FrameMaker
 from pipeline.video import VideoFault, iterate_frames
 from stores.errors import StoreFault, UserFault
 from stores.index import CameraRow, ClipRow
+from stores.place import Place
 from stores.recipe import ClipRecipe
 from stores.version import StoreRecipe
 from stores.zarr_store import write_shard
@@ -44,7 +45,7 @@ class EncodeJob:
     """What all tasks of a run share: from where, by what recipe and VAE, into which store."""
 
     root: Path
-    store: Path
+    store: Place
     recipe: StoreRecipe
     vae_spec: str
     device: str

@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import blake3
@@ -17,12 +16,22 @@ from zarr.abc.buffer import Buffer
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
-from stores.atomic import write_whole
+from stores.atomic import update_whole, write_whole
 from stores.batch_memory import BatchMemory
+from stores.byte_source import open_bytes
 from stores.checksums import first_other
 from stores.errors import StoreFault
+from stores.place import Place, RemotePath
 from stores.schema import ArraySpec, ClipShape
-from stores.shard import ALTERED, BLOSC, ShardDamage, ShardFile, ShardLayout, write_shard_file
+from stores.shard import (
+    ALTERED,
+    BLOSC,
+    ShardDamage,
+    ShardFile,
+    ShardLayout,
+    shuffle_of,
+    write_shard_file,
+)
 
 _FILES_SHARE, _MOST_OPEN = 8, 4096  # an array takes an eighth of the files that may be open
 
@@ -57,13 +66,13 @@ def shard_layout(spec: ArraySpec, clip: ClipShape, clips_per_shard: int) -> Shar
     return ShardLayout(clips_per_shard, row_shape, spec.dtype, pieces, spec.compressed)
 
 
-def shard_path(group: Path, spec: ArraySpec, shard: int) -> Path:
+def shard_path(group: Place, spec: ArraySpec, shard: int) -> Place:
     """Where Zarr v3 keeps the shard: c/<shard>/0/0/..., a zero for every axis of a row."""
     return group.joinpath(spec.name, "c", str(shard), *["0"] * len(spec.axes.split()))
 
 
 def create_group(
-    group: Path, specs: Iterable[ArraySpec], clip: ClipShape, clips_per_shard: int
+    group: Place, specs: Iterable[ArraySpec], clip: ClipShape, clips_per_shard: int
 ) -> None:
     """Writes the metadata of a group of arrays without rows; what exists already is kept."""
     for spec in specs:
@@ -75,24 +84,38 @@ def create_group(
         write_whole(group / "zarr.json", orjson.dumps(about, option=orjson.OPT_INDENT_2))
 
 
-def grow_group(group: Path, names: Iterable[str], rows: int) -> None:
+def grow_group(group: Place, names: Iterable[str], rows: int) -> None:
     """Lengthens the arrays to `rows` clips, each in one step; never shortens them."""
+
+    def lengthen(text: bytes | None) -> bytes:
+        about = orjson.loads(text or b"")
+        if about["shape"][0] >= rows:
+            return text or b""
+        about["shape"][0] = rows
+        return orjson.dumps(about, option=orjson.OPT_INDENT_2)
+
     for name in names:
-        path = group / name / "zarr.json"
-        about = orjson.loads(path.read_bytes())
-        if about["shape"][0] < rows:
-            about["shape"][0] = rows
-            write_whole(path, orjson.dumps(about, option=orjson.OPT_INDENT_2))
+        update_whole(group / name / "zarr.json", lengthen)
 
 
-def group_rows(group: Path, names: Iterable[str]) -> int:
+def group_rows(group: Place, names: Iterable[str]) -> int:
     """Length of the longest array of the group, in clips."""
     texts = [(group / name / "zarr.json").read_bytes() for name in names]
     return max(orjson.loads(text)["shape"][0] for text in texts)
 
 
+def free_shard(group: Place, names: Iterable[str]) -> int:
+    """The first number above all shards that lie in the group, those of killed writers too.
+
+    Choice: asked on an object store only, where a shard never takes another one's place.
+    """
+    folders = [group / name / "c" for name in names if isinstance(group, RemotePath)]
+    found = [int(path.name) for folder in folders for path in folder.iterdir()]
+    return max(found, default=-1) + 1
+
+
 def write_array_shard(
-    group: Path,
+    group: Place,
     spec: ArraySpec,
     clip: ClipShape,
     clips_per_shard: int,
@@ -126,7 +149,7 @@ class ArrayReader:
 
     def __init__(
         self,
-        group: Path,
+        group: Place,
         spec: ArraySpec,
         layout: ShardLayout,
         *,
@@ -176,13 +199,13 @@ class ArrayReader:
         """Number of the shard that holds the row."""
         return row // self.layout.rows
 
-    def file_of(self, shard: int) -> Path:
+    def file_of(self, shard: int) -> Place:
         """The file that holds the shard."""
         return shard_path(self._group, self.spec, shard)
 
     def open_file(self, shard: int) -> RowFile:
         """The shard, open. Raises ShardDamage if it cannot be."""
-        return ShardFile(self.file_of(shard), self.layout, check=self._check)
+        return ShardFile(open_bytes(self.file_of(shard)), self.layout, check=self._check)
 
     def _shard(self, shard: int) -> RowFile:
         found = self._open.get(shard)
@@ -224,7 +247,7 @@ class ArrayReader:
 
 
 def open_readers(
-    group: Path,
+    group: Place,
     specs: Mapping[str, ArraySpec],
     clip: ClipShape,
     clips_per_shard: int,
@@ -246,7 +269,7 @@ def _array_metadata(spec: ArraySpec, clip: ClipShape, clips_per_shard: int) -> b
     """zarr.json as zarr-python writes it, so that any Zarr v3 reader opens the array."""
     memory: dict[str, Buffer] = {}
     dtype, row_shape = np.dtype(spec.dtype), spec.row_shape(clip)
-    blosc = BloscCodec(**BLOSC, shuffle="bitshuffle", typesize=dtype.itemsize)
+    blosc = BloscCodec(**BLOSC, shuffle=shuffle_of(spec.dtype), typesize=dtype.itemsize)
     zarr.create_array(
         MemoryStore(memory),
         shape=(0, *row_shape),
@@ -262,7 +285,7 @@ def _array_metadata(spec: ArraySpec, clip: ClipShape, clips_per_shard: int) -> b
     return memory["zarr.json"].to_bytes()
 
 
-def _check_row(group: Path, spec: ArraySpec, layout: ShardLayout, row: np.ndarray) -> None:
+def _check_row(group: Place, spec: ArraySpec, layout: ShardLayout, row: np.ndarray) -> None:
     got = f"{row.dtype} {row.shape}"
     if row.shape != layout.row_shape or row.dtype != np.dtype(layout.dtype):
         expected = f"{layout.dtype} {layout.row_shape} ({spec.axes})"

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,16 +12,18 @@ from stores.arrays import (
     ArrayReader,
     RowDamage,
     create_group,
+    free_shard,
     grow_group,
     open_readers,
     shard_path,
     write_array_shard,
 )
-from stores.atomic import remove_partials, write_whole
+from stores.atomic import remove_partials, staged, write_whole
 from stores.batch_memory import BatchMemory
 from stores.errors import StoreFault
 from stores.journal import FinishedShard, read_entries, write_entry
 from stores.lock import write_lock
+from stores.place import Place
 from stores.schema import DERIVED, ArraySpec
 from stores.version import STORE_FORMAT, StoreRecipe, check_format
 
@@ -34,7 +35,7 @@ DerivedRow = tuple[str, dict[str, np.ndarray]]
 class Origin(Protocol):
     """The store that arrays are made out of; `stores.reading.Store` is one."""
 
-    path: Path
+    path: Place
     hash: str
     recipe: StoreRecipe
     clips_per_shard: int
@@ -50,7 +51,7 @@ def write_derived(
     digest: str,
     rows: Iterable[DerivedRow],
     provenance: dict[str, Any],
-) -> Path:
+) -> Place:
     """Writes the rows that are not there yet to derived/<name>-<digest>; returns that folder.
 
     `digest` (hex) names what made them: model and settings. Rows count as soon as their shard is
@@ -62,7 +63,8 @@ def write_derived(
         remove_partials(folder)
         create_group(folder, specs.values(), store.recipe.clips.shape, store.clips_per_shard)
         finished = finished_derived(store, name, digest)
-        shard = max((entry.shard for entry in _entries(folder)), default=-1) + 1
+        last = max((entry.shard for entry in _entries(folder)), default=-1)
+        shard = max(last + 1, free_shard(folder, specs))
         fresh = (row for row in rows if row[0] not in finished)
         while batch := list(islice(fresh, store.clips_per_shard)):
             _write_batch(store, folder, specs, shard, batch)
@@ -84,7 +86,7 @@ def finished_derived(store: Origin, name: str, digest: str) -> set[str]:
 class Derived:
     """Derived arrays, open for reading. Made by `Store.derived`."""
 
-    def __init__(self, store: Origin, folder: Path):
+    def __init__(self, store: Origin, folder: Place):
         path = folder / "derived.json"
         about = orjson.loads(path.read_bytes())
         check_format(path, about["format"])
@@ -176,19 +178,20 @@ def open_derived(store: Origin, name: str, digest: str | None) -> Derived:
 
 
 def _write_batch(
-    store: Origin, folder: Path, specs: dict[str, ArraySpec], shard: int, batch: list[DerivedRow]
+    store: Origin, folder: Place, specs: dict[str, ArraySpec], shard: int, batch: list[DerivedRow]
 ) -> None:
     clip, size, digests = store.recipe.clips.shape, store.clips_per_shard, {}
-    for array, spec in specs.items():
-        rows: Iterator[np.ndarray] = (arrays[array] for _, arrays in batch)
-        digests[array] = write_array_shard(folder, spec, clip, size, shard, rows)
+    with staged(folder) as group:
+        for array, spec in specs.items():
+            rows: Iterator[np.ndarray] = (arrays[array] for _, arrays in batch)
+            digests[array] = write_array_shard(group, spec, clip, size, shard, rows)
     ids = tuple(clip_id for clip_id, _ in batch)
     grow_group(folder, specs, (shard + 1) * size)
     sources = tuple(store.source_digests(ids))
     write_entry(folder / "rows", FinishedShard(shard, ids, sources, digests))
 
 
-def _places(folder: Path, clips_per_shard: int) -> dict[str, tuple[int, str]]:
+def _places(folder: Place, clips_per_shard: int) -> dict[str, tuple[int, str]]:
     """By clip id: the row number, and what the clip's data were; later shards win."""
     return {
         clip_id: (entry.shard * clips_per_shard + position, source)
@@ -199,7 +202,7 @@ def _places(folder: Path, clips_per_shard: int) -> dict[str, tuple[int, str]]:
     }
 
 
-def _entries(folder: Path) -> list[FinishedShard]:
+def _entries(folder: Place) -> list[FinishedShard]:
     return read_entries(folder / "rows")
 
 
@@ -211,7 +214,7 @@ def _known(store: Origin, clip_id: str) -> bool:
     return True
 
 
-def _specs(name: str, where: Path) -> dict[str, ArraySpec]:
+def _specs(name: str, where: Place) -> dict[str, ArraySpec]:
     if name in DERIVED:
         return DERIVED[name]
     raise StoreFault(
@@ -223,7 +226,7 @@ def _specs(name: str, where: Path) -> dict[str, ArraySpec]:
     )
 
 
-def _folder(store: Path, name: str, digest: str) -> Path:
+def _folder(store: Place, name: str, digest: str) -> Place:
     if not re.fullmatch(r"[0-9a-f]{8,128}", digest):
         raise ValueError(f"a digest is 8 to 128 hex digits, got {digest!r}")
     return store / "derived" / f"{name}-{digest}"

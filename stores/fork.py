@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stores.atomic import write_whole
 from stores.errors import StoreFault
 from stores.lock import write_lock
+from stores.place import Place
 from stores.recipe import ClipRecipe
+from stores.resolve import resolve
 from stores.settings import differing_fields, read_settings
-from stores.version import StoreRecipe, VaeRecipe, list_versions, resolve
+from stores.version import StoreRecipe, VaeRecipe, list_versions
 from stores.zarr_store import create_store
 
 NAME = "origin.json"
@@ -40,7 +41,7 @@ class ForkReport:
     """Old and new value of every field that differs, those that follow from others too."""
 
 
-def fork(store: str | Path, new_path: Path, recipe_changes: Mapping[str, Any]) -> ForkReport:
+def fork(store: str | Place, new_path: Place, recipe_changes: Mapping[str, Any]) -> ForkReport:
     """Makes an empty store with the recipe of `store` but for these fields, by dotted name.
 
     Choice: a field that had its default value gets that of the new recipe: with `clips.stride`
@@ -66,7 +67,7 @@ def fork(store: str | Path, new_path: Path, recipe_changes: Mapping[str, Any]) -
     return ForkReport(str(new_path), origin, differing_fields(settings.recipe, recipe))
 
 
-def read_origin(store: Path) -> Origin | None:
+def read_origin(store: Place) -> Origin | None:
     """Where the store was forked from; None if it was not."""
     path = store / NAME
     if not path.exists():
@@ -83,7 +84,7 @@ def read_origin(store: Path) -> Origin | None:
         ) from foreign
 
 
-def _changed(folder: Path, old: StoreRecipe, changes: Mapping[str, Any]) -> StoreRecipe:
+def _changed(folder: Place, old: StoreRecipe, changes: Mapping[str, Any]) -> StoreRecipe:
     """The recipe with the changes. Raises StoreFault if it cannot be, or is the old one."""
     parts = {part: _without_defaults(getattr(old, part)) for part in _CHANGEABLE}
     known = [f"{part}.{name}" for part, model in _CHANGEABLE.items() for name in model.model_fields]
@@ -114,7 +115,7 @@ def _without_defaults(part: BaseModel) -> dict[str, Any]:
     return plain
 
 
-def _fault(folder: Path, expected: str, got: object) -> StoreFault:
+def _fault(folder: Place, expected: str, got: object) -> StoreFault:
     return StoreFault(
         "The store cannot be forked with these changes.",
         where=folder / "store.json",

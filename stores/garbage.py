@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from stores.atomic import PARTIAL, sync_folder
 from stores.errors import StoreFault
 from stores.journal import FinishedShard, read_entries
 from stores.lock import write_lock
+from stores.place import Place, RemotePath, bytes_below
 from stores.reading import Store
 from stores.schema import ARRAYS
 from stores.settings import read_settings
@@ -23,7 +23,7 @@ from stores.tags import read_tags
 from stores.version import list_versions, read_head
 
 Kind = Literal["version", "manifest", "journal", "shard", "derived", "partial"]
-Found = tuple[Kind, Path]
+Found = tuple[Kind, Place]
 ShardName = tuple[str, int]
 """An array's name, and the number of one of its shards."""
 
@@ -63,7 +63,7 @@ class _Needs:
 
 
 def gc(
-    store: Path, *, dry_run: bool, drop_versions: bool = False, drop_unfinished: bool = False
+    store: Place, *, dry_run: bool, drop_versions: bool = False, drop_unfinished: bool = False
 ) -> GcReport:
     """Finds what no version needs, and removes it unless `dry_run`.
 
@@ -90,15 +90,15 @@ def gc(
             *_derived(store, {source for name in kept for source in needs[name].sources}),
         ]
         paths = [*_partials(store, without={path for _, path in paths}), *paths]
-        found = [Garbage(kind, str(p.relative_to(store)), _bytes(p)) for kind, p in paths]
-        waiting = sum(_bytes(_file(store, *shard)) for shard in for_resume)
+        found = [Garbage(kind, str(p.relative_to(store)), bytes_below(p)) for kind, p in paths]
+        waiting = sum(bytes_below(_file(store, *shard)) for shard in for_resume)
         if not dry_run:
             _remove(store, paths)
     total = sum(garbage.bytes for garbage in found)
     return GcReport(tuple(found), total, not dry_run, len(kept), waiting)
 
 
-def _needs(store: Path, name: str) -> _Needs:
+def _needs(store: Place, name: str) -> _Needs:
     """What the version needs. Raises StoreFault if it was altered."""
     version = Store(store, name)
     shards, sources = set[ShardName](), set[tuple[str, str]]()
@@ -114,7 +114,7 @@ def _needs(store: Path, name: str) -> _Needs:
     return _Needs(version.version.record.parent, shards, sources)
 
 
-def _check_names(store: Path, needs: dict[str, _Needs]) -> None:
+def _check_names(store: Place, needs: dict[str, _Needs]) -> None:
     """Raises StoreFault if something names a version that was lost: its shards look like waste."""
     by_hand = {f"tag {tag}": name for tag, name in read_tags(store).items()}
     lost = {who: name for who, name in by_hand.items() if name not in needs}
@@ -134,7 +134,7 @@ def _check_names(store: Path, needs: dict[str, _Needs]) -> None:
         )
 
 
-def _reachable(store: Path, needs: dict[str, _Needs]) -> set[str]:
+def _reachable(store: Place, needs: dict[str, _Needs]) -> set[str]:
     """The versions that HEAD and the tags name, and all that they were made from."""
     head = read_head(store)
     if head is None and needs:
@@ -155,7 +155,7 @@ def _reachable(store: Path, needs: dict[str, _Needs]) -> set[str]:
     return found
 
 
-def _unfinished(store: Path, needs: dict[str, _Needs]) -> list[FinishedShard]:
+def _unfinished(store: Place, needs: dict[str, _Needs]) -> list[FinishedShard]:
     """Shards that an encode would take over: all files are there, and HEAD lacks some of them."""
     head = read_head(store)
     committed = needs[head].shards if head else set()
@@ -167,7 +167,7 @@ def _unfinished(store: Path, needs: dict[str, _Needs]) -> list[FinishedShard]:
     ]
 
 
-def _journal(store: Path) -> list[FinishedShard]:
+def _journal(store: Place) -> list[FinishedShard]:
     try:
         return read_entries(store / "journal")
     except (orjson.JSONDecodeError, KeyError, TypeError) as foreign:
@@ -180,7 +180,7 @@ def _journal(store: Path) -> list[FinishedShard]:
         ) from foreign
 
 
-def _dropped_versions(store: Path, kept: set[str]) -> Iterator[Found]:
+def _dropped_versions(store: Place, kept: set[str]) -> Iterator[Found]:
     """Records first, since only they make a version; then manifests, those without one too."""
     folder = store / "versions"
     for path in _not_in(kept, folder.glob("*.json")):
@@ -189,13 +189,13 @@ def _dropped_versions(store: Path, kept: set[str]) -> Iterator[Found]:
         yield "manifest", path
 
 
-def _entries(store: Path, *, without: list[FinishedShard]) -> Iterator[Found]:
+def _entries(store: Place, *, without: list[FinishedShard]) -> Iterator[Found]:
     spared = {f"{entry.shard:06d}" for entry in without}
     for path in _not_in(spared, (store / "journal").glob("*.json")):
         yield "journal", path
 
 
-def _shards(store: Path, *, without: set[ShardName]) -> Iterator[Found]:
+def _shards(store: Place, *, without: set[ShardName]) -> Iterator[Found]:
     for array in ARRAYS:
         for folder in sorted((store / "arrays" / array / "c").glob("*")):
             shard = (array, int(folder.name)) if folder.name.isdecimal() else None
@@ -203,7 +203,7 @@ def _shards(store: Path, *, without: set[ShardName]) -> Iterator[Found]:
                 yield "shard", _file(store, *shard)
 
 
-def _derived(store: Path, sources: set[tuple[str, str]]) -> Iterator[Found]:
+def _derived(store: Place, sources: set[tuple[str, str]]) -> Iterator[Found]:
     """Folders of derived arrays with rows, all of clips that no version has as they then were."""
     for folder in _derived_folders(store):
         try:
@@ -216,13 +216,13 @@ def _derived(store: Path, sources: set[tuple[str, str]]) -> Iterator[Found]:
             yield "derived", folder
 
 
-def _partials(store: Path, *, without: set[Path]) -> Iterator[Found]:
+def _partials(store: Place, *, without: set[Place]) -> Iterator[Found]:
     for path in sorted(store.rglob(f"*{PARTIAL}")):
         if not without & set(path.parents):
             yield "partial", path
 
 
-def _remove(store: Path, paths: list[Found]) -> None:
+def _remove(store: Place, paths: list[Found]) -> None:
     """Removes them in this order; a kill between two leaves a whole store and less waste."""
     try:
         for kind, path in paths:
@@ -234,6 +234,8 @@ def _remove(store: Path, paths: list[Found]) -> None:
                 sync_folder(path.parent)  # before the shards that it names
             if kind == "shard":
                 _remove_empty(path.parent, until=store / "arrays")
+    except StoreFault:  # an object store refuses, and says why
+        raise
     except OSError as refused:
         raise StoreFault(
             "Not all of it could be removed; the store is whole.",
@@ -244,23 +246,29 @@ def _remove(store: Path, paths: list[Found]) -> None:
         ) from refused
 
 
-def _remove_folder(folder: Path) -> None:
+def _remove_folder(folder: Place) -> None:
     """Never leaves half a folder that somebody would open."""
     (folder / "derived.json").unlink(missing_ok=True)
+    if isinstance(folder, RemotePath):
+        for path in folder.rglob("*"):
+            path.unlink(missing_ok=True)
+        return
     shutil.rmtree(folder.rename(folder.with_name(folder.name.removesuffix(PARTIAL) + PARTIAL)))
 
 
-def _remove_empty(folder: Path, *, until: Path) -> None:
+def _remove_empty(folder: Place, *, until: Place) -> None:
+    if isinstance(folder, RemotePath):  # without objects it is not there
+        return
     while folder.name != "c" and folder != until and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent
 
 
-def _not_in(stems: set[str], paths: Iterable[Path]) -> list[Path]:
+def _not_in(stems: set[str], paths: Iterable[Place]) -> list[Place]:
     return sorted(path for path in paths if path.stem not in stems)
 
 
-def _derived_folders(store: Path) -> list[Path]:
+def _derived_folders(store: Place) -> list[Place]:
     every = sorted((store / "derived").glob("*"))
     return [path for path in every if path.is_dir() and path.suffix != PARTIAL]
 
@@ -269,14 +277,9 @@ def _shards_of(entry: FinishedShard) -> set[ShardName]:
     return {(array, entry.shard) for array in entry.digests}
 
 
-def _file(store: Path, array: str, shard: int) -> Path:
+def _file(store: Place, array: str, shard: int) -> Place:
     return shard_path(store / "arrays", ARRAYS[array], shard)
 
 
-def _manifest(store: Path, name: str) -> Path:
+def _manifest(store: Place, name: str) -> Place:
     return store / "versions" / f"{name}.parquet"
-
-
-def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())

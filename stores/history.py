@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +11,8 @@ from stores.clip_list import clip_change
 from stores.errors import StoreFault
 from stores.index import row_from_dict
 from stores.lock import write_lock
+from stores.place import Place
+from stores.resolve import resolve
 from stores.settings import differing_fields, read_settings
 from stores.store_hash import digest_rows
 from stores.tags import check_tag_name, read_tags, write_tags
@@ -21,7 +22,6 @@ from stores.version import (
     VersionRecord,
     list_versions,
     read_version,
-    resolve,
 )
 
 Digests = dict[str, dict[str, str]]
@@ -75,7 +75,7 @@ class StoreDiff:
         return self.hashes[0] == self.hashes[1]
 
 
-def log(store: str | Path) -> list[LogEntry]:
+def log(store: str | Place) -> list[LogEntry]:
     """The versions from HEAD (or "S@name") back through parents, then the others, newest first.
 
     Raises StoreFault if one of them was altered.
@@ -113,7 +113,7 @@ def log(store: str | Path) -> list[LogEntry]:
     return [*path.values(), *sorted(others, key=lambda other: other.when, reverse=True)]
 
 
-def diff(a: str | Path, b: str | Path) -> StoreDiff:
+def diff(a: str | Place, b: str | Place) -> StoreDiff:
     """What differs from version `a` to version `b`, each "S", "S@tag" or "S@prefix"."""
     (recipe_a, version_a), (recipe_b, version_b) = _open(a), _open(b)
     of_a, of_b = _digests(version_a), _digests(version_b)
@@ -133,7 +133,7 @@ def diff(a: str | Path, b: str | Path) -> StoreDiff:
     )
 
 
-def tag(store: str | Path, name: str, version: str | None = None) -> str:
+def tag(store: str | Place, name: str, version: str | None = None) -> str:
     """Lets `name` name a version ("S@name"), HEAD if none is given; returns its hash.
 
     `version` is a hash, the beginning of one, or another tag. Raises StoreFault if it is not
@@ -156,7 +156,7 @@ def tag(store: str | Path, name: str, version: str | None = None) -> str:
     return found
 
 
-def untag(store: str | Path, name: str) -> str:
+def untag(store: str | Place, name: str) -> str:
     """Removes the tag, and nothing of what it names; returns the hash that it named."""
     folder = resolve(store)[0]
     with write_lock(folder):
@@ -173,7 +173,7 @@ def untag(store: str | Path, name: str) -> str:
     return tags[name]
 
 
-def _open(store: str | Path) -> tuple[StoreRecipe, Version]:
+def _open(store: str | Place) -> tuple[StoreRecipe, Version]:
     folder, name = resolve(store)
     recipe = read_settings(folder).recipe
     return recipe, read_version(folder, recipe, name)

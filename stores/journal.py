@@ -2,11 +2,11 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 import orjson
 
 from stores.atomic import write_whole
+from stores.place import Place
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class FinishedShard:
         return mine == (clip_ids, clip_digests, arrays)
 
 
-def write_entry(folder: Path, finished: FinishedShard) -> None:
+def write_entry(folder: Place, finished: FinishedShard) -> None:
     """Records the shard, after all of its files took their names."""
     write_whole(folder / f"{finished.shard:06d}.json", orjson.dumps(finished))
 
 
-def read_entries(folder: Path) -> list[FinishedShard]:
+def read_entries(folder: Place) -> list[FinishedShard]:
     """The finished shards, in the order of their numbers."""
     plain = [orjson.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
     return [
@@ -47,7 +47,7 @@ def read_entries(folder: Path) -> list[FinishedShard]:
     ]
 
 
-def drop_entries(folder: Path, keep: Collection[int] = ()) -> None:
+def drop_entries(folder: Place, keep: Collection[int] = ()) -> None:
     """Forgets all shards but those in `keep`."""
     for path in folder.glob("*.json"):
         if int(path.stem) not in keep:

@@ -1,10 +1,10 @@
-"""One writer at a time: a lock file that says who writes, and that dies with its process."""
+"""One writer at a time: a lock that says who writes; on a disk it dies with its process."""
 
 import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,78 @@ from typing import Any
 import orjson
 
 from stores.errors import StoreFault
+from stores.place import Place, RemotePath
+
+NAME = "lock"
+
+
+def write_lock(folder: Place) -> AbstractContextManager[None]:
+    """Holds `folder`/lock. Raises StoreFault if another process, or another host, holds it.
+
+    On a disk the kernel frees the lock when its process dies, so one left behind on this host is
+    taken over. On an object store the lock is an object that only one writer can create; one of a
+    process of this host that is dead is taken over. A lock of another host cannot be judged from
+    here: it must be removed by hand.
+    """
+    path = folder / NAME
+    return _locked_object(path) if isinstance(path, RemotePath) else _locked_file(path)
 
 
 @contextmanager
-def write_lock(folder: Path) -> Iterator[None]:
-    """Holds `folder`/lock. Raises StoreFault if another process, or another host, holds it.
-
-    The kernel frees the lock when its process dies, so one left behind on this host is taken
-    over. A lock of another host cannot be judged from here: its file must be removed by hand.
-    """
-    path = folder / "lock"
+def _locked_file(path: Path) -> Iterator[None]:
     handle = _take(path)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+@contextmanager
+def _locked_object(path: RemotePath) -> Iterator[None]:
+    mine = _signature()
+    try:
+        path.create_bytes(mine)
+    except FileExistsError:
+        _take_over(path, mine)
+    try:
+        yield
+    finally:
+        # removed by hand meanwhile, it may be somebody else's by now
+        if path.is_file() and path.read_bytes() == mine:
+            path.unlink(missing_ok=True)
+
+
+def _take_over(path: RemotePath, mine: bytes) -> None:
+    """Replaces the lock of a process that is dead. Raises StoreFault if nobody can tell."""
+    try:
+        text, mark = path.read_marked()
+        if text == mine:  # put, but the server's answer was lost
+            return
+        holder = _parse(text)
+        if holder.get("host") == socket.gethostname() and not _lives(holder["pid"]):
+            path.replace_bytes(mine, mark)
+            return
+    except FileNotFoundError:
+        holder = {}  # released at this moment
+    except FileExistsError:
+        holder = {}  # taken over by another one at this moment
+    raise _held(
+        path,
+        holder,
+        "Wait until it has finished. If it is dead, remove the object: "
+        f"`aws s3 rm {path}`, or with the server's own tool.",
+    )
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _take(path: Path) -> int:
@@ -46,7 +102,8 @@ def _take(path: Path) -> int:
         if holder and holder["host"] != socket.gethostname():
             os.close(handle)
             raise _held(path, holder, f"If nobody writes there any more, remove {path}.")
-        _sign(handle)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, _signature(), 0)
         return handle
 
 
@@ -64,25 +121,27 @@ def _open(path: Path) -> int:
         ) from refused
 
 
-def _sign(handle: int) -> None:
+def _signature() -> bytes:
     about = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "since": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, orjson.dumps(about), 0)
+    return orjson.dumps(about)
 
 
 def _holder(handle: int) -> dict[str, Any]:
-    text = os.pread(handle, 4096, 0)
+    return _parse(os.pread(handle, 4096, 0))
+
+
+def _parse(text: bytes) -> dict[str, Any]:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:  # its writer died, or has not signed yet
         return {}
 
 
-def _held(path: Path, holder: dict[str, Any], fix: str) -> StoreFault:
+def _held(path: Place, holder: dict[str, Any], fix: str) -> StoreFault:
     who = "process {pid} on {host}, since {since}".format(**holder) if holder else "a process"
     return StoreFault(
         "Somebody else is writing this store.",

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import blake3
@@ -17,6 +16,7 @@ from stores.batch_memory import BatchMemory
 from stores.derived import Derived, open_derived
 from stores.errors import StoreFault
 from stores.index import ClipRow
+from stores.place import Place, bytes_below
 from stores.recipe import ClipRecipe
 from stores.schema import ARRAYS
 from stores.settings import read_settings
@@ -32,7 +32,7 @@ class Store:
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         name: str,
         *,
         check: bool = True,
@@ -167,7 +167,6 @@ class Store:
 
     def info(self) -> dict[str, Any]:
         """Hash, counts, size, recipe, record of the version, and derived arrays, as plain JSON."""
-        files = [path for path in self.path.rglob("*") if path.is_file()]
         derived = {a: self._derived_count(a) for a in self._row_numbers}
         return {
             "path": str(self.path),
@@ -180,7 +179,7 @@ class Store:
             "arrays": {a: int((rows >= 0).sum()) for a, rows in self._row_numbers.items()},
             "made_when_read": {name: count for name, count in derived.items() if count},
             "clips_per_shard": self.clips_per_shard,
-            "bytes": sum(path.stat().st_size for path in files),
+            "bytes": bytes_below(self.path),
             "recipe": self.recipe.model_dump(mode="json"),
             "version": self.version.record.model_dump(mode="json"),
             "derived": sorted(

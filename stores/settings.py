@@ -1,7 +1,6 @@
 """store.json: the format and the recipe of a store, written once and compared ever after."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -9,6 +8,7 @@ from pydantic import ValidationError
 
 from stores.atomic import write_whole
 from stores.errors import StoreFault
+from stores.place import Place
 from stores.version import STORE_FORMAT, StoreRecipe, check_format
 
 NAME = "store.json"
@@ -25,7 +25,7 @@ class StoreSettings:
     container: str = ZARR
 
 
-def write_settings(store: Path, settings: StoreSettings) -> None:
+def write_settings(store: Place, settings: StoreSettings) -> None:
     """Writes store.json."""
     about = {
         "format": STORE_FORMAT,
@@ -37,7 +37,7 @@ def write_settings(store: Path, settings: StoreSettings) -> None:
     write_whole(store / NAME, orjson.dumps(about, option=orjson.OPT_INDENT_2))
 
 
-def read_settings(store: Path) -> StoreSettings:
+def read_settings(store: Place) -> StoreSettings:
     """What store.json says. Raises StoreFault if it is missing, newer than we are or altered."""
     path = store / NAME
     try:
@@ -56,7 +56,7 @@ def read_settings(store: Path) -> StoreSettings:
         raise _fault(path, "settings of a store", str(foreign)) from foreign
 
 
-def check_same_recipe(store: Path, old: StoreRecipe, new: StoreRecipe) -> None:
+def check_same_recipe(store: Place, old: StoreRecipe, new: StoreRecipe) -> None:
     """Raises StoreFault, naming every field that differs, unless the recipes are equal."""
     if old == new:
         return
@@ -84,7 +84,7 @@ def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _fault(path: Path, expected: str, got: str) -> StoreFault:
+def _fault(path: Place, expected: str, got: str) -> StoreFault:
     return StoreFault(
         "The settings of the store cannot be read.",
         where=path,

@@ -1,12 +1,12 @@
 """Tags, the names that people give to versions: the file tags.json, and what a name may be."""
 
 import re
-from pathlib import Path
 
 import orjson
 
 from stores.atomic import write_whole
 from stores.errors import StoreFault
+from stores.place import Place
 
 NAME = "tags.json"
 _ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -32,7 +32,7 @@ def check_tag_name(name: str) -> None:
     )
 
 
-def read_tags(store: Path) -> dict[str, str]:
+def read_tags(store: Place) -> dict[str, str]:
     """Hash of the version that each tag names. Raises StoreFault if tags.json is damaged."""
     path = store / NAME
     if not path.exists():
@@ -46,13 +46,13 @@ def read_tags(store: Path) -> dict[str, str]:
     return tags
 
 
-def write_tags(store: Path, tags: dict[str, str]) -> None:
+def write_tags(store: Place, tags: dict[str, str]) -> None:
     """Replaces all tags, in one step."""
     option = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
     write_whole(store / NAME, orjson.dumps(tags, option=option))
 
 
-def _damaged(path: Path, got: str) -> StoreFault:
+def _damaged(path: Place, got: str) -> StoreFault:
     return StoreFault(
         "The tags of the store cannot be read.",
         where=path,

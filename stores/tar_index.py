@@ -6,7 +6,6 @@ The offsets are found by reading the tars' headers, and kept in index.parquet be
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import orjson
@@ -17,6 +16,7 @@ from jaxtyping import Bool, Int64
 from stores.arrays import shard_layout
 from stores.atomic import whole_file
 from stores.errors import StoreFault
+from stores.place import Place
 from stores.schema import ARRAYS
 from stores.shard import ShardDamage, ShardLayout
 from stores.tar_shard import ABOUT, Member, list_members, member_name, npy_header
@@ -36,7 +36,7 @@ Offsets = dict[str, Int64[np.ndarray, " clips"]]
 class TarFolder:
     """What ought to lie in a folder of tar shards."""
 
-    path: Path
+    path: Place
     hash: str
     clip_ids: Sequence[str]
     """Sorted; the first `clips_per_tar` lie in the first tar, and so on."""
@@ -50,7 +50,7 @@ class TarFolder:
         """How many tars there are."""
         return -(-len(self.clip_ids) // self.clips_per_tar)
 
-    def file_of(self, shard: int) -> Path:
+    def file_of(self, shard: int) -> Place:
         """The tar of that number."""
         return self.path / f"shard-{shard:06d}.tar"
 
@@ -76,7 +76,7 @@ class TarFolder:
 
 
 def tar_folder(
-    path: Path, name: str, recipe: StoreRecipe, clips_per_tar: int, manifest: pa.Table
+    path: Place, name: str, recipe: StoreRecipe, clips_per_tar: int, manifest: pa.Table
 ) -> TarFolder:
     """The folder of one version. Raises StoreFault if its clips do not follow each other."""
     clip_ids, kept = manifest["clip_id"].to_pylist(), {}
@@ -134,7 +134,10 @@ def _read_index(folder: TarFolder) -> Offsets | None:
     """The offsets that the index has; None if it is not there, damaged or of another version."""
     columns = {name: f"offset_{name}" for name in folder.kept}
     try:
-        table = pq.read_table(folder.path / INDEX_NAME, columns=list(columns.values()))
+        data = pa.BufferReader((folder.path / INDEX_NAME).read_bytes())
+        table = pq.read_table(data, columns=list(columns.values()))
+    except StoreFault:  # a server that refuses, or is away
+        raise
     except (OSError, pa.ArrowInvalid):
         return None
     about = (table.schema.metadata or {}).get(_ABOUT_INDEX)
@@ -147,7 +150,7 @@ def _about(folder: TarFolder) -> dict[str, object]:
     return {"format": _FORMAT, "hash": folder.hash, "clips_per_tar": folder.clips_per_tar}
 
 
-def _not_in_order(path: Path, array: str) -> StoreFault:
+def _not_in_order(path: Place, array: str) -> StoreFault:
     return StoreFault(
         "The manifest is not that of a folder of tar shards.",
         where=path / "versions",

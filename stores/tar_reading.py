@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from stores.arrays import ArrayReader, RowFile, Witnesses
+from stores.byte_source import open_bytes
 from stores.errors import StoreFault
+from stores.place import Place
 from stores.reading import Store, name_some
 from stores.schema import ARRAYS
 from stores.shard import ShardDamage
@@ -68,7 +69,7 @@ class TarReader(ArrayReader):
         super().__init__(folder.path, ARRAYS[array], layout, witnesses=witnesses)
         self._folder, self._offsets = folder, offsets[array]
 
-    def file_of(self, shard: int) -> Path:
+    def file_of(self, shard: int) -> Place:
         """The tar of that number."""
         return self._folder.file_of(shard)
 
@@ -77,4 +78,4 @@ class TarReader(ArrayReader):
         numbers, name = self._folder.numbers(shard), self.spec.name
         names = [member_name(self._folder.clip_ids[number], name) for number in numbers]
         offsets = self._offsets[numbers.start : numbers.stop].tolist()
-        return TarFile(self.file_of(shard), self.layout, names, offsets)
+        return TarFile(open_bytes(self.file_of(shard)), self.layout, names, offsets)

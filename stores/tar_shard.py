@@ -4,12 +4,10 @@ A shard is a plain WebDataset tar: for every clip `<key>.json`, what the index s
 `<key>.<array>.npy` for every array that is kept for it. The same clips give the same bytes.
 """
 
-import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -17,7 +15,8 @@ import orjson
 
 from stores.atomic import whole_file
 from stores.index import ClipRow, row_to_dict
-from stores.shard import ShardDamage, ShardLayout
+from stores.place import Place
+from stores.shard import ByteSource, ShardDamage, ShardLayout, fill_row
 
 ABOUT = "json"
 """Ending of the member that says what a clip is."""
@@ -69,7 +68,7 @@ def npy_header(layout: ShardLayout) -> bytes:
 
 
 def write_tar(
-    path: Path, layouts: Mapping[str, ShardLayout], samples: Iterable[TarSample]
+    path: Place, layouts: Mapping[str, ShardLayout], samples: Iterable[TarSample]
 ) -> tuple[int, int]:
     """Writes the clips as one whole tar; returns how many they are, and its length in bytes."""
     clips = 0
@@ -85,7 +84,7 @@ def write_tar(
     return clips, length
 
 
-def list_members(path: Path, expected: Mapping[str, int | None]) -> Iterator[Member]:
+def list_members(path: Place, expected: Mapping[str, int | None]) -> Iterator[Member]:
     """The members of a tar, reading headers only; `expected` has the names, and sizes if known.
 
     Raises ShardDamage as soon as a member is not expected, of another size or kind, or there
@@ -94,7 +93,7 @@ def list_members(path: Path, expected: Mapping[str, int | None]) -> Iterator[Mem
     missing = dict(expected)
     try:
         length = path.stat().st_size
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 _refuse(member, expected, missing, length)
                 del missing[member.name]
@@ -112,20 +111,14 @@ class TarFile:
     """One array's rows in an open tar. Safe to read from many threads."""
 
     def __init__(
-        self, path: Path, layout: ShardLayout, names: Sequence[str], offsets: Sequence[int]
+        self,
+        source: ByteSource,
+        layout: ShardLayout,
+        names: Sequence[str],
+        offsets: Sequence[int],
     ):
-        self._names, self._offsets, self._header = names, offsets, npy_header(layout)
-        self._handle = -1
-        try:
-            self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except FileNotFoundError as missing:
-            raise ShardDamage("the file is missing") from missing
-        except OSError as refused:
-            raise ShardDamage(f"the file cannot be opened ({refused.strerror})") from refused
-
-    def __del__(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
+        self._source, self._names, self._offsets = source, names, offsets
+        self._header = npy_header(layout)
 
     def read_row(self, position: int, out: np.ndarray, *, pieces: int) -> tuple[int, ...]:
         """Reads the first `pieces` pieces of a row into `out`, uint8; they have no checksums."""
@@ -133,12 +126,8 @@ class TarFile:
         if offset < 0:
             raise ShardDamage(f"the tar has no {name}: damaged or cut short", position)
         head = bytearray(tarfile.BLOCKSIZE + len(self._header))
-        try:
-            got = os.preadv(self._handle, [head, out.data], offset - tarfile.BLOCKSIZE)
-        except OSError as refused:
-            raise ShardDamage(f"the disk refuses ({refused.strerror})", position) from refused
-        if got != len(head) + out.nbytes:
-            raise ShardDamage("the file is cut short", position)
+        buffers, start = [head, out.data], offset - tarfile.BLOCKSIZE
+        fill_row(self._source, position, buffers, start, len(head) + out.nbytes)
         if bytes(head[:_NAME_BYTES]).rstrip(b"\0") != name.encode()[:_NAME_BYTES]:
             raise ShardDamage(f"another member lies where {name} should", position)
         # nothing that stands in a file is ever interpreted: the header is the right one, or not
@@ -147,10 +136,11 @@ class TarFile:
         return ()
 
 
-def check_member(path: Path, member: Member, expected: bytes) -> None:
+def check_member(path: Place, member: Member, expected: bytes) -> None:
     """Raises ShardDamage unless the member is just these bytes."""
     with path.open("rb") as file:
-        found = os.pread(file.fileno(), member.size, member.offset)
+        file.seek(member.offset)
+        found = file.read(member.size)
     if found != expected:
         raise ShardDamage(f"{member.name} is not what the manifest says of the clip")
 

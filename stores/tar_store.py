@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
@@ -13,8 +12,10 @@ from stores.atomic import PARTIAL, remove_partials
 from stores.errors import StoreFault, UserFault
 from stores.journal import FinishedShard, read_entries
 from stores.lock import write_lock
+from stores.place import Place
 from stores.progress import Track, silent
 from stores.reading import Store, damaged_rows
+from stores.resolve import resolve
 from stores.schema import ARRAYS
 from stores.settings import WEBDATASET, StoreSettings, read_settings, write_settings
 from stores.shard import ShardDamage
@@ -29,10 +30,9 @@ from stores.version import (
     clip_digest,
     copy_version,
     list_versions,
+    move_head,
     read_head,
     read_version,
-    resolve,
-    write_head,
 )
 from stores.zarr_store import CLIPS_PER_SHARD, commit, create_store, stored_clips, write_shard
 
@@ -41,7 +41,7 @@ from stores.zarr_store import CLIPS_PER_SHARD, commit, create_store, stored_clip
 class TarReport:
     """What an export has made."""
 
-    out: Path
+    out: Place
     hash: str
     clips: int
     shards: int
@@ -52,7 +52,7 @@ class TarReport:
 
 
 def export_tar(
-    store: Store, out: Path, *, clips_per_tar: int = CLIPS_PER_SHARD, track: Track = silent
+    store: Store, out: Place, *, clips_per_tar: int = CLIPS_PER_SHARD, track: Track = silent
 ) -> TarReport:
     """Writes the store's version to `out` as WebDataset tar shards; it has the same hash there.
 
@@ -69,14 +69,14 @@ def export_tar(
         clips = iter(track(store.rows, total=len(store.rows), what="export", unit="clips"))
         new = [_export_shard(store, folder, shard, clips) for shard in range(folder.shards)]
         load_offsets(folder)
-        write_head(out, store.hash)
+        move_head(out, None, store.hash)
     size = sum(folder.file_of(shard).stat().st_size for shard in range(folder.shards))
     return TarReport(out, store.hash, len(store.clip_ids), folder.shards, sum(new), size)
 
 
 def import_tar(
-    folder: str | Path,
-    store_path: Path,
+    folder: str | Place,
+    store_path: Place,
     *,
     clips_per_shard: int = CLIPS_PER_SHARD,
     track: Track = silent,
@@ -121,7 +121,7 @@ def kept_arrays(clip: StoredClip) -> tuple[str, ...]:
     return tuple(name for name in ARRAYS if clip.rows[name] != ABSENT_ROW)
 
 
-def _check_free(store: Store, out: Path, clips_per_tar: int) -> None:
+def _check_free(store: Store, out: Place, clips_per_tar: int) -> None:
     """Raises StoreFault unless `out` is empty, or an export of the same version and size."""
     expected = f"an empty folder, or tars of {store.hash[:12]}, {clips_per_tar} clips each"
     if (out / "store.json").exists():
@@ -138,7 +138,7 @@ def _check_free(store: Store, out: Path, clips_per_tar: int) -> None:
             raise _occupied(out, expected, ", ".join(sorted(foreign)[:5]))
 
 
-def _prepare(store: Store, out: Path, clips_per_tar: int) -> TarFolder:
+def _prepare(store: Store, out: Place, clips_per_tar: int) -> TarFolder:
     """Writes all but the tars and HEAD: settings, record, and a manifest with the tars' rows."""
     write_settings(out, StoreSettings(store.recipe, clips_per_tar, WEBDATASET))
     clips = [
@@ -171,7 +171,7 @@ def _is_finished(folder: TarFolder, shard: int) -> bool:
         return False
 
 
-def _open_tars(folder: str | Path) -> TarStore:
+def _open_tars(folder: str | Place) -> TarStore:
     path, name = resolve(folder)
     container = read_settings(path).container
     if container == WEBDATASET:
@@ -200,7 +200,7 @@ def _check_hash(source: TarStore) -> None:
 
 
 def _import_clips(
-    source: TarStore, store: Path, clips_per_shard: int, track: Track
+    source: TarStore, store: Place, clips_per_shard: int, track: Track
 ) -> Iterator[StoredClip]:
     """The clips, one shard after the other, as soon as it is written."""
     plan = _plan(source.rows, clips_per_shard)
@@ -240,7 +240,7 @@ def _holds(entry: FinishedShard, clips: list[StoredClip]) -> bool:
 
 
 @contextmanager
-def _disk_faults(path: Path) -> Iterator[None]:
+def _disk_faults(path: Place) -> Iterator[None]:
     """Turns what the disk refuses into a StoreFault."""
     try:
         yield
@@ -256,7 +256,7 @@ def _disk_faults(path: Path) -> Iterator[None]:
         ) from refused
 
 
-def _occupied(path: Path, expected: str, got: str) -> StoreFault:
+def _occupied(path: Place, expected: str, got: str) -> StoreFault:
     return StoreFault(
         "Something else lies here.",
         where=path,

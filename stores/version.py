@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from mmap import ACCESS_READ, mmap
-from pathlib import Path
 from typing import Any, Literal
 
 import blake3
@@ -15,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stores.atomic import write_whole
+from stores.atomic import update_whole, write_whole
 from stores.errors import StoreFault
 from stores.index import ROW_SCHEMA, ClipRecipe, ClipRow, row_from_dict, row_to_dict
+from stores.place import Place, RemotePath
 from stores.schema import ARRAYS
 from stores.store_hash import canonical_digest, store_hash, table_hash
-from stores.tags import is_like_hash, read_tags
 
 STORE_FORMAT = 1
 """Version of the layout in docs/store-format.md; a reader refuses a newer one."""
@@ -98,7 +97,7 @@ class Version:
     """One committed version: its record and its manifest, a row a clip, sorted by id."""
 
     record: VersionRecord
-    path: Path
+    path: Place
     table: pa.Table
     """The manifest without cameras and frames, which are nine tenths of it."""
 
@@ -132,7 +131,7 @@ def clip_digest(row: ClipRow) -> str:
 
 
 def write_version(
-    store: Path,
+    store: Place,
     recipe: StoreRecipe,
     clips: Sequence[StoredClip],
     *,
@@ -163,7 +162,7 @@ def write_version(
     return name
 
 
-def copy_version(store: Path, record: VersionRecord, clips: Sequence[StoredClip]) -> None:
+def copy_version(store: Place, record: VersionRecord, clips: Sequence[StoredClip]) -> None:
     """Writes another store's version: the same clips, sorted by id, at other rows."""
     manifest = _manifest_of(clips)
     copy = record.model_copy(update={"manifest_digest": blake3.blake3(manifest).hexdigest()})
@@ -171,7 +170,7 @@ def copy_version(store: Path, record: VersionRecord, clips: Sequence[StoredClip]
     write_whole(_version_path(store, record.hash, "json"), copy.model_dump_json(indent=2).encode())
 
 
-def read_version(store: Path, recipe: StoreRecipe, name: str) -> Version:
+def read_version(store: Place, recipe: StoreRecipe, name: str) -> Version:
     """The version called `name`. Raises StoreFault if it was altered or is newer than we are."""
     path = _version_path(store, name, "json")
     try:
@@ -196,49 +195,39 @@ def read_version(store: Path, recipe: StoreRecipe, name: str) -> Version:
     return Version(record, manifest_path, table)
 
 
-def read_head(store: Path) -> str | None:
+def read_head(store: Place) -> str | None:
     """Hash of the current version; None before the first commit."""
     path = store / "HEAD"
     return path.read_text().strip() if path.exists() else None
 
 
-def write_head(store: Path, name: str) -> None:
-    """Makes `name` the current version: the last step of a commit, and one that cannot be half."""
-    write_whole(store / "HEAD", f"{name}\n".encode())
+def move_head(store: Place, parent: str | None, name: str) -> None:
+    """Makes `name` the current version: the last step of a commit, and one that cannot be half.
+
+    Raises StoreFault if `parent` is no longer the current version: somebody else has committed.
+    """
+
+    def move(text: bytes | None) -> bytes:
+        head = text.decode().strip() if text else None
+        if head not in (parent, name):
+            raise StoreFault(
+                "Somebody else has committed to this store meanwhile.",
+                where=store / "HEAD",
+                expected=f"{parent[:12]}, which {name[:12]} was made from" if parent else "no HEAD",
+                got=(head or "no HEAD")[:12],
+                fix="Run again: what both have committed is then together; nothing is lost.",
+            )
+        return f"{name}\n".encode()
+
+    update_whole(store / "HEAD", move)
 
 
-def list_versions(store: Path) -> list[str]:
+def list_versions(store: Place) -> list[str]:
     """Hashes of the committed versions, sorted."""
     return sorted(path.stem for path in (store / "versions").glob("*.json"))
 
 
-def resolve(store: str | Path) -> tuple[Path, str]:
-    """Folder and full hash that "S" (its HEAD), "S@tag" or "S@prefix" of a hash means."""
-    text = str(store)
-    if (Path(text) / "store.json").exists() or "@" not in text:
-        folder, name = Path(text), ""
-    else:
-        folder, name = Path(text.rpartition("@")[0]), text.rpartition("@")[2]
-    if not name or not (folder / "store.json").exists():
-        return folder, _head_or_fault(folder)
-    tags = {} if is_like_hash(name) else read_tags(folder)
-    if name in tags:
-        return folder, tags[name]
-    known = list_versions(folder)
-    found = [version for version in known if version.startswith(name)]
-    if len(found) == 1:
-        return folder, found[0]
-    choice = [version[:12] for version in (found or known)[:8]] + sorted(tags)[:8]
-    raise StoreFault(
-        "This version of the store is not known." if not found else "Which version is meant?",
-        where=text,
-        expected="the beginning of exactly one version's hash, or a tag",
-        got=f"{name!r}; the store has {', '.join(choice)}",
-        fix="Give more letters of the hash, or none for the current version.",
-    )
-
-
-def check_format(path: Path, found: object) -> None:
+def check_format(path: Place, found: object) -> None:
     """Raises StoreFault unless this code knows the format."""
     if not isinstance(found, int) or found > STORE_FORMAT:
         raise StoreFault(
@@ -250,21 +239,7 @@ def check_format(path: Path, found: object) -> None:
         )
 
 
-def _head_or_fault(folder: Path) -> str:
-    head = read_head(folder) if (folder / "store.json").exists() else None
-    if head:
-        return head
-    inside = (folder / "store.json").exists()
-    raise StoreFault(
-        "This store has no clips yet." if inside else "This is not a store.",
-        where=folder,
-        expected="a folder with store.json and HEAD",
-        got="no HEAD: nothing was ever committed" if inside else "no store.json",
-        fix="Make it with `exo2ego encode-latents`, or run an interrupted export again.",
-    )
-
-
-def _altered(path: Path, expected: str, got: str) -> StoreFault:
+def _altered(path: Place, expected: str, got: str) -> StoreFault:
     return StoreFault(
         "A version of the store was altered or is incomplete; versions never change.",
         where=path,
@@ -274,12 +249,14 @@ def _altered(path: Path, expected: str, got: str) -> StoreFault:
     )
 
 
-def _version_path(store: Path, name: str, ending: str) -> Path:
+def _version_path(store: Place, name: str, ending: str) -> Place:
     return store / "versions" / f"{name}.{ending}"
 
 
-def _manifest_data(path: Path) -> pa.Buffer:
+def _manifest_data(path: Place) -> pa.Buffer:
     """The file's bytes, mapped rather than read: most of them are never looked at."""
+    if isinstance(path, RemotePath):
+        return pa.py_buffer(path.read_bytes())
     with path.open("rb") as file:
         empty = os.fstat(file.fileno()).st_size == 0
         return pa.py_buffer(b"" if empty else mmap(file.fileno(), 0, access=ACCESS_READ))

@@ -1,15 +1,17 @@
 """The store on disk: creating it, writing whole shards, committing versions, opening it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from stores.arrays import create_group, group_rows, grow_group, write_array_shard
+from stores.arrays import create_group, free_shard, group_rows, grow_group, write_array_shard
+from stores.atomic import staged
 from stores.errors import StoreFault
 from stores.index import ClipRow
 from stores.journal import FinishedShard, drop_entries, write_entry
+from stores.place import Place
 from stores.reading import Derive, Store
+from stores.resolve import resolve
 from stores.schema import ARRAYS
 from stores.settings import (
     WEBDATASET,
@@ -25,10 +27,9 @@ from stores.version import (
     StoreRecipe,
     as_stored,
     clip_digest,
+    move_head,
     read_head,
     read_version,
-    resolve,
-    write_head,
     write_version,
 )
 
@@ -37,7 +38,7 @@ CLIPS_PER_SHARD = 64
 
 
 def create_store(
-    path: Path, recipe: StoreRecipe, *, clips_per_shard: int = CLIPS_PER_SHARD
+    path: Place, recipe: StoreRecipe, *, clips_per_shard: int = CLIPS_PER_SHARD
 ) -> StoreSettings:
     """Makes an empty store, or finds one of the same recipe there; returns what holds for it.
 
@@ -56,13 +57,15 @@ def create_store(
     try:
         create_group(path / "arrays", ARRAYS.values(), recipe.clips.shape, clips_per_shard)
         write_settings(path, settings)
+    except StoreFault:
+        raise
     except OSError as refused:
         raise _not_ours(path, "a folder that can be written", str(refused)) from refused
     return settings
 
 
 def open_store(
-    store: str | Path, *, check: bool = True, derive: Mapping[str, Derive] | None = None
+    store: str | Place, *, check: bool = True, derive: Mapping[str, Derive] | None = None
 ) -> Store:
     """The version that "S" (its HEAD) or "S@prefix" names, open for reading.
 
@@ -77,7 +80,7 @@ def open_store(
 
 
 def write_shard(
-    path: Path, shard: int, clips: Sequence[ClipRow], arrays: Mapping[str, Iterable[np.ndarray]]
+    path: Place, shard: int, clips: Sequence[ClipRow], arrays: Mapping[str, Iterable[np.ndarray]]
 ) -> FinishedShard:
     """Writes one whole shard of every array given: a row a clip, in the order of `clips`.
 
@@ -88,13 +91,14 @@ def write_shard(
     shape, size = settings.recipe.clips.shape, settings.clips_per_shard
     if len(clips) > size:
         raise ValueError(f"{len(clips)} clips in a shard of {size}")
-    digests = {
-        name: write_array_shard(path / "arrays", ARRAYS[name], shape, size, shard, rows)
-        for name, rows in arrays.items()
-    }
-    short = {name: len(found) for name, found in digests.items() if len(found) != len(clips)}
-    if short:
-        raise ValueError(f"{len(clips)} clips, but rows: {short}")
+    with staged(path / "arrays") as group:
+        digests = {
+            name: write_array_shard(group, ARRAYS[name], shape, size, shard, rows)
+            for name, rows in arrays.items()
+        }
+        short = {name: len(found) for name, found in digests.items() if len(found) != len(clips)}
+        if short:
+            raise ValueError(f"{len(clips)} clips, but rows: {short}")
     clip_ids = tuple(clip.clip_id for clip in clips)
     finished = FinishedShard(shard, clip_ids, tuple(map(clip_digest, clips)), digests)
     write_entry(path / "journal", finished)
@@ -116,13 +120,14 @@ def stored_clips(
     ]
 
 
-def commit(path: Path, clips: Iterable[StoredClip], *, command: str, index_digest: str) -> str:
+def commit(path: Place, clips: Iterable[StoredClip], *, command: str, index_digest: str) -> str:
     """Makes a version of HEAD's clips and these (which replace equal ids); returns its hash.
 
     Everything that it names is on the disk before HEAD names it, so a reader never sees half.
+    Raises StoreFault if somebody else has moved HEAD meanwhile.
     """
     settings, parent = read_settings(path), read_head(path)
-    together = {clip.clip_id: clip for clip in head_clips(path)}
+    together = {clip.clip_id: clip for clip in _clips_of(path, settings.recipe, parent)}
     together |= {clip.clip_id: clip for clip in clips}
     size = settings.clips_per_shard
     last = max((row for clip in together.values() for row in clip.rows.values()), default=-1)
@@ -136,23 +141,27 @@ def commit(path: Path, clips: Iterable[StoredClip], *, command: str, index_diges
         index_digest=index_digest,
     )
     if name != parent:
-        write_head(path, name)
+        move_head(path, parent, name)
     drop_entries(path / "journal")
     return name
 
 
-def head_clips(path: Path) -> list[StoredClip]:
+def head_clips(path: Place) -> list[StoredClip]:
     """The clips of the current version; none before the first commit."""
-    head = read_head(path)
-    return read_version(path, read_settings(path).recipe, head).clips() if head else []
+    return _clips_of(path, read_settings(path).recipe, read_head(path))
 
 
-def next_shard(path: Path) -> int:
-    """The first shard number that no version has ever used."""
-    return group_rows(path / "arrays", ARRAYS) // read_settings(path).clips_per_shard
+def next_shard(path: Place) -> int:
+    """The first shard number that no version has ever used, nor may a new shard have."""
+    group, size = path / "arrays", read_settings(path).clips_per_shard
+    return max(group_rows(group, ARRAYS) // size, free_shard(group, ARRAYS))
 
 
-def _not_ours(path: Path, expected: str, got: str) -> StoreFault:
+def _clips_of(path: Place, recipe: StoreRecipe, name: str | None) -> list[StoredClip]:
+    return read_version(path, recipe, name).clips() if name else []
+
+
+def _not_ours(path: Place, expected: str, got: str) -> StoreFault:
     return StoreFault(
         "A store cannot be made here.",
         where=path,

@@ -24,6 +24,7 @@ from exo2ego.training.lineage import check_same_store
 from exo2ego.training.stages import arithmetic, load_model
 from stores.derived import Derived, DerivedRow, finished_derived, write_derived
 from stores.errors import StoreFault
+from stores.place import Place
 from stores.progress import Track, silent
 from stores.reading import Store
 
@@ -35,7 +36,7 @@ FIRST_FRAMES = "first_frames"
 class FirstFramesReport:
     """What a call of `encode_first_frames` did."""
 
-    path: Path
+    path: Place
     digest: str
     """Names Align's weights, the fill and the VAE; a generator remembers it."""
     clips: int

@@ -19,7 +19,7 @@ from stores.index import ClipRow
 from stores.lock import write_lock
 from stores.reading import Store
 from stores.verify import verify_store
-from stores.version import as_stored, list_versions, read_head, write_head
+from stores.version import as_stored, list_versions, move_head, read_head
 from stores.zarr_store import commit, head_clips, next_shard, open_store, write_shard
 
 Add = Callable[..., str]
@@ -56,7 +56,7 @@ def left_behind(store_path: Path, rows: list[ClipRow], arrays: dict, add_clips: 
     head = read_head(store_path) or ""
     extra = replace(rows[0], clip_id="take_a-f000360")
     name = add_clips(store_path, [extra], {extra.clip_id: arrays[rows[0].clip_id]})
-    write_head(store_path, head)
+    move_head(store_path, read_head(store_path), head)
     return name
 
 
@@ -339,7 +339,7 @@ def take_step(
         new = as_stored(replace(old, split=draw.choice(["train", "val"])), old.rows, old.digests)
         commit(path, [new], command="relabel", index_digest="dd")
     elif step == "go back":
-        write_head(path, draw.choice(list_versions(path)))
+        move_head(path, read_head(path), draw.choice(list_versions(path)))
     elif step == "tag":
         tag(path, f"tag-{draw.randrange(10**6)}", draw.choice(list_versions(path)))
     elif step == "interrupt":

@@ -14,9 +14,9 @@ from stores.version import (
     StoreRecipe,
     as_stored,
     list_versions,
+    move_head,
     read_head,
     read_version,
-    write_head,
 )
 from stores.zarr_store import commit, create_store, head_clips, open_store
 
@@ -41,7 +41,7 @@ def test_the_log_goes_from_head_back_to_the_first_version(tmp_path: Path, three:
 
 
 def test_a_version_that_head_left_behind_is_told_last(tmp_path: Path, three: list) -> None:
-    write_head(tmp_path / "s", three[1])
+    move_head(tmp_path / "s", read_head(tmp_path / "s"), three[1])
     assert [(entry.hash, entry.on_path) for entry in log(tmp_path / "s")] == [
         (three[1], True),
         (three[0], True),
@@ -64,7 +64,7 @@ def test_a_parent_that_is_gone_has_nothing_to_compare_with(tmp_path: Path, three
 
 
 def test_a_head_that_names_no_version_is_told(tmp_path: Path, three: list) -> None:
-    write_head(tmp_path / "s", "0" * 64)
+    move_head(tmp_path / "s", read_head(tmp_path / "s"), "0" * 64)
     with pytest.raises(StoreFault, match="altered or is incomplete"):
         log(tmp_path / "s")
 

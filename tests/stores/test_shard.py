@@ -7,6 +7,7 @@ import pytest
 from crc32c import crc32c
 from numcodecs import blosc
 
+from stores.byte_source import open_bytes
 from stores.checksums import first_other
 from stores.shard import ABSENT, ALTERED, ShardDamage, ShardFile, ShardLayout, write_shard_file
 
@@ -23,7 +24,7 @@ def some_rows(layout: ShardLayout, count: int = 3) -> list[tuple[int, np.ndarray
 def read(path: Path, layout: ShardLayout, position: int, pieces: int | None = None) -> np.ndarray:
     pieces = layout.pieces if pieces is None else pieces
     out = np.zeros(pieces * layout.piece_bytes, dtype=np.uint8)
-    checksums = ShardFile(path, layout).read_row(position, out, pieces=pieces)
+    checksums = ShardFile(open_bytes(path), layout).read_row(position, out, pieces=pieces)
     assert len(checksums) == (0 if layout.compressed else pieces)
     if first_other(out.data, checksums) is not None:  # as a reader of many rows does
         raise ShardDamage(ALTERED, position)
@@ -116,7 +117,7 @@ def test_a_shard_cut_short_anywhere_is_an_error(tmp_path: Path, layout: ShardLay
 def test_a_shard_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "shard"
     write_shard_file(path, PLAIN, some_rows(PLAIN))
-    shard = ShardFile(path, PLAIN)
+    shard = ShardFile(open_bytes(path), PLAIN)
     with path.open("r+b") as file:
         file.truncate(PLAIN.row_bytes)
     with pytest.raises(ShardDamage, match="cut short"):
@@ -125,7 +126,7 @@ def test_a_shard_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ShardDamage, match="missing"):
-        ShardFile(tmp_path / "none", PLAIN)
+        ShardFile(open_bytes(tmp_path / "none"), PLAIN)
 
 
 def test_a_row_that_was_never_written_is_an_error_and_costs_no_bytes(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from stores.errors import StoreFault
 from stores.index import ClipRow
+from stores.resolve import resolve
 from stores.settings import check_same_recipe, read_settings
 from stores.store_hash import store_hash
-from stores.version import StoreRecipe, list_versions, read_head, resolve
+from stores.version import StoreRecipe, list_versions, read_head
 from stores.zarr_store import head_clips, open_store
 
 CLIPS = [("b", {"x": "02", "y": ""}), ("a", {"x": "01", "y": "03"})]
