@@ -23,6 +23,7 @@ types: $(VENV)/.checks $(VENV)/.tests
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.tests
+	$(PIP) install -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
 
 $(VENV)/.runs: pyproject.toml constraints.txt

@@ -3,9 +3,9 @@
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from mmap import PAGESIZE as PAGE
 from mmap import mmap
 from pathlib import Path
@@ -21,6 +21,7 @@ from benchmarks.store_clips import EGO, EXO, RECIPE, random_row
 from stores.arrays import shard_path
 from stores.reading import Store
 from stores.schema import ARRAYS
+from stores.stream import ClipStream
 from stores.zarr_store import CLIPS_PER_SHARD
 
 Batch = tuple[Tensor, Tensor]
@@ -34,32 +35,25 @@ TAR_SHUFFLE = 128
 _TENSORSTORE_CACHE = 16 * 2**20  # room for shard indexes; of clips it can hold one in thirty
 
 
-class Parts:
-    """Runs a job over contiguous parts of a batch, one part in the calling thread."""
-
-    def __init__(self, threads: int):
-        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
-
-    def run(self, job: Callable[[int, int], None], count: int) -> None:
-        """job(first, last) of every part."""
-        cuts = [count * k // self._threads for k in range(self._threads + 1)]
-        others = [self._pool.submit(job, first, last) for first, last in pairwise(cuts[1:])]
-        job(cuts[0], cuts[1])
-        for other in others:
-            other.result()
-
-
-def one_file(folder: Path, clips: int, batch: int, parts: Parts) -> ReadBatch:
-    """One file, one pread a clip, into memory that is used again and again."""
-    path = folder / "clips.bin"
+def write_raw(path: Path, clips: int) -> int:
+    """One file of all clips' latents; returns the sum of the crc32 of every array."""
+    total = 0
     with path.open("wb") as file:
         for number in range(clips):
-            file.writelines(random_row(name, number).tobytes() for name in SHAPES)
+            for name in SHAPES:
+                row = random_row(name, number).tobytes()
+                total += zlib.crc32(row)
+                file.write(row)
+    return total
+
+
+def one_file(path: Path, batch: int) -> ReadBatch:
+    """One raw file, one pread a clip, into memory that is used again and again."""
     handle = os.open(path, os.O_RDONLY)
-    return _plain_pread(batch, parts, lambda number: [(handle, number * CLIP_BYTES, CLIP_BYTES)])
+    return _plain_pread(batch, lambda number: [(handle, number * CLIP_BYTES, CLIP_BYTES)])
 
 
-def same_bytes(store: Path, batch: int, parts: Parts) -> ReadBatch:
+def same_bytes(store: Path, batch: int) -> ReadBatch:
     """The floor: our shards' own bytes, checksums too, by one plain pread a clip and array."""
     spec_bytes = {name: 2 * int(np.prod(shape)) + 4 * shape[0] for name, shape in SHAPES.items()}
     handles = {
@@ -74,43 +68,71 @@ def same_bytes(store: Path, batch: int, parts: Parts) -> ReadBatch:
         shard, row = divmod(number, CLIPS_PER_SHARD)
         return [(handles[name][shard], row * size, size) for name, size in spec_bytes.items()]
 
-    return _plain_pread(batch, parts, places)
+    return _plain_pread(batch, places)
 
 
-def _plain_pread(
-    batch: int, parts: Parts, places: Callable[[int], list[tuple[int, int, int]]]
-) -> ReadBatch:
-    """Reads every place (handle, offset, bytes) of a clip, with nothing looked at or kept."""
+def _plain_pread(batch: int, places: Callable[[int], list[tuple[int, int, int]]]) -> ReadBatch:
+    """Reads every place (handle, offset, bytes) of a clip, with nothing looked at."""
     memory = memoryview(mmap(-1, batch * _FLOOR_STRIDE))  # its start is a page's start
 
-    def read(numbers: list[int]) -> None:
-        parts.run(lambda first, last: read_part(numbers, first, last), len(numbers))
-
-    def read_part(numbers: list[int], first: int, last: int) -> None:
-        for place in range(first, last):
-            start = place * _FLOOR_STRIDE
-            for handle, offset, size in places(numbers[place]):
+    def read(numbers: list[int]) -> memoryview:
+        for row, number in enumerate(numbers):
+            start = row * _FLOOR_STRIDE
+            for handle, offset, size in places(number):
                 os.preadv(handle, [memory[start : start + size]], offset)
                 start += -(-size // PAGE) * PAGE
+        return memory
 
     return read
 
 
 def ours(store: Store) -> ReadBatch:
-    """Both arrays of the batch beside each other, as the training stream reads them."""
+    """Both arrays of a batch, in the calling thread."""
 
     def read(numbers: list[int]) -> list[Tensor]:
         ids = [store.clip_ids[number] for number in numbers]
-        begun = [store.begin(name, ids) for name in SHAPES]
-        return [torch.from_numpy(finish()) for finish in begun]
+        return [torch.from_numpy(store.read(name, ids)) for name in SHAPES]
 
     return read
+
+
+def our_stream(store: Store, batch: int, threads: int) -> Callable[[], int]:
+    """One epoch of the training stream, which reads whole batches ahead on so many threads.
+
+    A call gives the number of clips that came."""
+    stream = ClipStream(store, (EXO, EGO), batch_size=batch, seed=0, threads=threads)
+    start = stream.state_dict()
+
+    def epoch() -> int:
+        # Going back throws away what was read ahead: every epoch begins with nothing ready, and
+        # pays for the batches that the threads have begun at its end.
+        stream.load_state_dict(start)
+        return sum(len(next(stream).clip_ids) for _ in range(len(stream.clip_ids) // batch))
+
+    return epoch
+
+
+def taken_in_turns(readers: Sequence[ReadBatch]) -> Callable[[Iterable[list[int]]], None]:
+    """Reads all batches, each reader in a thread of its own and a whole batch at a time."""
+    pool = ThreadPoolExecutor(len(readers))
+
+    def read_all(batches: Iterable[list[int]]) -> None:
+        waiting = iter(batches)  # a list's: one thread at a time moves it, by Python's lock
+
+        def read_some(read: ReadBatch) -> None:
+            for numbers in waiting:
+                read(numbers)
+
+        for job in [pool.submit(read_some, read) for read in readers]:
+            job.result()
+
+    return read_all
 
 
 def file_a_clip(
     folder: Path,
     clips: int,
-    parts: Parts,
+    batch: int,
     save: Callable[[dict[str, Tensor], Path], None],
     load: Callable[[Path], dict[str, Tensor]],
 ) -> ReadBatch:
@@ -121,29 +143,26 @@ def file_a_clip(
             {name: torch.from_numpy(random_row(name, number)) for name in SHAPES},
             folder / f"{number}",
         )
+    memory = {n: torch.empty(batch, *SHAPES[n], dtype=torch.float16) for n in SHAPES}
 
     def read(numbers: list[int]) -> Batch:
-        exo, ego = (torch.empty(len(numbers), *SHAPES[n], dtype=torch.float16) for n in SHAPES)
-
-        def read_part(first: int, last: int) -> None:
-            for place in range(first, last):
-                clip = load(folder / f"{numbers[place]}")
-                exo[place], ego[place] = clip[EXO], clip[EGO]
-
-        parts.run(read_part, len(numbers))
+        exo, ego = (memory[name][: len(numbers)] for name in SHAPES)
+        for row, number in enumerate(numbers):
+            clip = load(folder / f"{number}")
+            exo[row], ego[row] = clip[EXO], clip[EGO]
         return exo, ego
 
     return read
 
 
-def safetensors_a_clip(folder: Path, clips: int, parts: Parts) -> ReadBatch:
+def safetensors_a_clip(folder: Path, clips: int, batch: int) -> ReadBatch:
     """safetensors, one file a clip."""
-    return file_a_clip(folder, clips, parts, save_file, load_file)
+    return file_a_clip(folder, clips, batch, save_file, load_file)
 
 
-def torch_save_a_clip(folder: Path, clips: int, parts: Parts) -> ReadBatch:
+def torch_save_a_clip(folder: Path, clips: int, batch: int) -> ReadBatch:
     """torch.save, one file a clip, read without arbitrary pickles."""
-    return file_a_clip(folder, clips, parts, torch.save, lambda p: torch.load(p, weights_only=True))
+    return file_a_clip(folder, clips, batch, torch.save, lambda p: torch.load(p, weights_only=True))
 
 
 def zarr_python(store: Path) -> ReadBatch:

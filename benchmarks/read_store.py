@@ -1,161 +1,190 @@
 """Reading the store: random clips against a pread floor and other readers, bytes, opening."""
 
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
 from benchmarks.clip_readers import (
-    Parts,
     ReadBatch,
     is_installed,
     one_file,
+    our_stream,
     ours,
     safetensors_a_clip,
     same_bytes,
     settle,
+    taken_in_turns,
     tensorstore_zarr,
     torch_save_a_clip,
     webdataset_batches,
+    write_raw,
     zarr_python,
 )
-from benchmarks.rows import Row, Spent, interleaved, interleaved_seconds
-from benchmarks.store_clips import EGO, EXO, RAYS, write_manifest, write_store
+from benchmarks.contest import Contest, Contestant, Outcome
+from benchmarks.large_store import large_store_rows
+from benchmarks.peer_processes import PEERS, Errand, PeerMissing, PeerReaders, write_copy
+from benchmarks.rows import Row
+from benchmarks.store_clips import EGO, EXO, RAYS, write_store
 from stores.stream import ClipStream
 from stores.zarr_store import open_store
 
-CLIPS, BATCH, ROUNDS = 1024, 8, 11
+CLIPS, BATCH, ROUNDS, THREADS = 1024, 8, 11, (1, 2)
 SLOW_CLIPS = 256
-"""Clips a round of readers so slow that a whole round of them would take seconds."""
-MANIFEST_CLIPS = 20_000
-ALL_CLIPS = 300_000
-"""About what all categories of the dataset give at the default recipe."""
+"""Clips a turn of readers so slow that a whole epoch of them would take seconds."""
 CORES = os.cpu_count() or 1
-FLOOR, PLAIN, CHECKED = "pread floor", "ours, payload crc off", "ours (payload crc on)"
-SAFETENSORS, ZARR = "safetensors, a file a clip", "zarr-python, our shards"
-OTHERS = {
-    "tensorstore": "tensorstore, our shards",
-    "webdataset": "webdataset, shuffle buffer of 128",
-    "datasets": "HF datasets",
-    "litdata": "LitData",
-    "streaming": "MosaicML streaming",
-}
-"""Readers that are no dependencies of ours, by the module that has to be there."""
-
-Works = dict[str, tuple[int, Callable[[], object]]]
-"""By name: clips that one call reads, and the call."""
+FLOOR = "floor: plain pread of the same bytes"
+SAFETENSORS, ZARR = "safetensors", "zarr-python"
 
 
 def run() -> list[Row]:
-    """All rows; about two minutes, 3 GB of disk for the time."""
+    """All rows; about five minutes, 6 GB of disk for the time."""
     torch.set_num_threads(1)
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    with TemporaryDirectory() as name, ExitStack() as left:
+        folder, contest = Path(name), Contest()
         write_store(folder / "store", CLIPS)
-        works = _our_works(folder / "store", 1) | _our_works(folder / "store", CORES)
-        works |= _other_works(folder)
-        settle(folder)
+        for threads in THREADS:
+            _enter_ours(contest, folder / "store", threads)
+        _enter_others(contest, folder)
+        _enter_peers(contest, folder, left)
+        outcome = contest.hold(ROUNDS)
         return [
-            *_random_reads(works),
+            *_reader_rows(contest, outcome),
+            *_bars(contest, outcome),
             *_align_stream(folder / "store"),
-            *_resume(folder / "store"),
-            *_opening(folder / "manifest"),
+            *large_store_rows(folder / "large", folder / "store", CLIPS, BATCH),
         ]
 
 
-def _our_works(store: Path, threads: int) -> Works:
-    """The floor and ours, on so many threads."""
-    ending = "" if threads == 1 else f", {threads} threads"
-    unchecked = open_store(store, threads=threads, check=False)
-    return {
-        FLOOR + ending: _work(same_bytes(store, BATCH, Parts(threads))),
-        PLAIN + ending: _work(ours(unchecked)),
-        CHECKED + ending: _work(ours(open_store(store, threads=threads))),
-    }
+def _on(name: str, threads: int) -> str:
+    return f"{name}, {threads} thread{'s' * (threads > 1)}"
 
 
-def _other_works(folder: Path) -> Works:
-    """The others, on one thread of ours; tensorstore and zarr-python add threads of their own."""
-    one, store = Parts(1), folder / "store"
-    works: Works = {
-        "one file, one pread a clip": _work(one_file(folder, CLIPS, BATCH, one)),
-        SAFETENSORS: _work(safetensors_a_clip(folder / "safetensors", CLIPS, one)),
-        "torch.save, a file a clip": _work(torch_save_a_clip(folder / "pt", CLIPS, one)),
-        ZARR: _work(zarr_python(store), SLOW_CLIPS),
-    }
+def _read(check: bool) -> str:
+    return f"ours, payload crc {'on' if check else 'off'}"
+
+
+def _stream(check: bool) -> str:
+    return f"our training stream, payload crc {'on' if check else 'off'}"
+
+
+def _batches(clips: int) -> list[list[int]]:
+    order = np.random.default_rng(0).permutation(CLIPS).tolist()[:clips]
+    return [order[first : first + BATCH] for first in range(0, clips, BATCH)]
+
+
+def _turn(read: ReadBatch, clips: int = CLIPS) -> Callable[[], None]:
+    batches = _batches(clips)
+
+    def turn() -> None:
+        for numbers in batches:
+            read(numbers)
+
+    return turn
+
+
+def _enter_ours(contest: Contest, path: Path, threads: int) -> None:
+    """The floor and ours on so many threads, and on one also reads by the caller's own thread."""
+    floor = _on(FLOOR, threads)
+    read_all, batches = (
+        taken_in_turns([same_bytes(path, BATCH) for _ in range(threads)]),
+        _batches(CLIPS),
+    )
+    contest.readers.append(Contestant(floor, lambda: read_all(batches), CLIPS, floor))
+    for check in (False, True):
+        store = open_store(path, check=check)
+        if threads == 1:
+            turn = _turn(ours(store))
+            contest.readers.append(Contestant(_on(_read(check), 1), turn, CLIPS, floor))
+        epoch = our_stream(store, BATCH, threads)
+        contest.readers.append(Contestant(_on(_stream(check), threads), epoch, CLIPS, floor))
+
+
+def _enter_others(contest: Contest, folder: Path) -> None:
+    """Readers in this process, on one thread; tensorstore and zarr-python add their own."""
+
+    def enter(who: str, how: str, turn: Callable[[], object], clips: int = CLIPS) -> None:
+        name = f"{who}, {how}"
+        contest.readers.append(
+            Contestant(name, turn, clips, _on(FLOOR, 1), who, version(who.removesuffix("-python")))
+        )
+
+    write_raw(folder / "clips.bin", CLIPS)
+    raw = one_file(folder / "clips.bin", BATCH)
+    contest.readers.append(
+        Contestant("one raw file, one pread a clip", _turn(raw), CLIPS, _on(FLOOR, 1))
+    )
+    files = safetensors_a_clip(folder / "safetensors", CLIPS, BATCH)
+    enter(SAFETENSORS, "a file a clip", _turn(files))
+    enter(
+        "torch", "torch.save, a file a clip", _turn(torch_save_a_clip(folder / "pt", CLIPS, BATCH))
+    )
+    enter(ZARR, "our shards", _turn(zarr_python(folder / "store"), SLOW_CLIPS), SLOW_CLIPS)
     if is_installed("tensorstore"):
-        works[OTHERS["tensorstore"]] = _work(tensorstore_zarr(store, CORES))
+        enter("tensorstore", "our shards", _turn(tensorstore_zarr(folder / "store", CORES)))
+    else:
+        contest.missing["tensorstore"] = "not installed"
     if is_installed("webdataset"):
         epoch = webdataset_batches(folder / "tars", CLIPS, BATCH)
-        works[OTHERS["webdataset"]] = CLIPS, lambda: sum(1 for _ in epoch())
-    return works
+        enter("webdataset", "tars, shuffle buffer of 128", lambda: sum(1 for _ in epoch()))
+    else:
+        contest.missing["webdataset"] = "not installed"
 
 
-def _work(read: ReadBatch, clips: int = CLIPS) -> tuple[int, Callable[[], object]]:
-    order = np.random.default_rng(0).permutation(CLIPS).tolist()
+def _enter_peers(contest: Contest, folder: Path, left: ExitStack) -> None:
+    """Readers in processes and environments of their own; all files are then in the page cache."""
+    errand, written = Errand(folder / "clips.bin", folder / "peers", CLIPS, BATCH), []
+    for peer in PEERS:
+        try:
+            write_copy(peer, errand)
+            written.append(peer)
+        except PeerMissing as missing:
+            contest.missing[peer.who] = str(missing)
+    settle(folder)
+    for peer in written:
+        try:
+            reading = PeerReaders(peer, errand, left)
+        except PeerMissing as missing:
+            contest.missing[peer.who] = str(missing)
+            continue
+        contest.readers += [
+            Contestant(f"{peer.who}, {how}", turn, CLIPS, _on(FLOOR, 1), peer.who, reading.version)
+            for how, turn in reading.readers.items()
+        ]
 
-    def epoch() -> None:
-        for first in range(0, clips, BATCH):
-            read(order[first : first + BATCH])
 
-    return clips, epoch
-
-
-def _random_reads(works: Works) -> list[Row]:
-    spent = interleaved({name: call for name, (_, call) in works.items()}, ROUNDS)
-    rates = {name: _rates(works[name][0], spent[name]) for name in works}
+def _reader_rows(contest: Contest, outcome: Outcome) -> list[Row]:
     rows = [
-        Row(name, median(rates[name]), "clips/s", note=_note(clips, spent[name], rates, name))
-        for name, (clips, _) in works.items()
+        Row(reader.name, outcome.rate(reader.name), "clips/s", note=outcome.told(reader.name))
+        for reader in contest.readers
     ]
-    for module, name in OTHERS.items():
-        if name not in works:
-            no_reader = "this benchmark has no reader of it"
-            note = no_reader if is_installed(module) else "not installed"
-            rows.append(Row(name, None, "clips/s", note=note))
-    return rows + _bars(works, spent, rates)
+    return rows + [Row(who, None, "clips/s", note=why) for who, why in contest.missing.items()]
 
 
-def _bars(
-    works: Works, spent: Mapping[str, tuple[Spent, ...]], rates: Mapping[str, list[float]]
-) -> list[Row]:
-    """What one thread is held to; more threads are printed with their share of their own floor."""
-    cpu = _cpu_us(works[CHECKED][0], spent[CHECKED])
-    return [
-        Row("ours without payload crc, per floor", _ratio(rates[PLAIN], rates[FLOOR]), "", 0.7),
-        Row("ours, per floor", _ratio(rates[CHECKED], rates[FLOOR]), "", 0.55),
-        Row("ours, per safetensors", _ratio(rates[CHECKED], rates[SAFETENSORS]), "", 1.5),
-        Row("ours, per zarr-python", _ratio(rates[CHECKED], rates[ZARR]), "", 10.0),
-        Row("ours, CPU", cpu, "us a clip", None, 150.0),
+def _bars(contest: Contest, outcome: Outcome) -> list[Row]:
+    """What ours is held to: shares of the floor at equal threads; else one thread, crc on."""
+    mine, unchecked = _on(_read(True), 1), _on(_read(False), 1)
+    pairs = [(_read, 1), *((_stream, threads) for threads in THREADS)]
+    rows = [
+        Row(f"{reader}, per floor", outcome.ratio(reader, _on(FLOOR, threads)), "", bar)
+        for name, threads in pairs
+        for check, bar in ((False, 0.7), (True, 0.55))
+        for reader in [_on(name(check), threads)]
     ]
-
-
-def _rates(clips: int, spent: tuple[Spent, ...]) -> list[float]:
-    return [clips / each.seconds for each in spent]
-
-
-def _cpu_us(clips: int, spent: tuple[Spent, ...]) -> float:
-    return 1e6 * median(each.cpu_seconds for each in spent) / clips
-
-
-def _ratio(mine: list[float], others: list[float]) -> float:
-    """Median over the rounds of the ratio within a round: what slows a round slows both."""
-    return median(a / b for a, b in zip(mine, others, strict=True))
-
-
-def _note(clips: int, spent: tuple[Spent, ...], rates: Mapping[str, list[float]], name: str) -> str:
-    ending = f", {CORES} threads" if name.endswith("threads") else ""
-    quarters = np.percentile(rates[name], [25, 75])
-    return (
-        f"{_ratio(rates[name], rates[FLOOR + ending]):.3f} of the floor, "
-        f"{_cpu_us(clips, spent):.0f} us CPU a clip, "
-        f"middle half {quarters[0]:,.0f} to {quarters[1]:,.0f}"
-    )
+    fastest = max(contest.others, key=outcome.rate)
+    for reader in (mine, unchecked):
+        share = outcome.ratio(reader, *contest.others)
+        rows.append(Row(f"{reader}, per fastest other", share, "", 1.0, None, fastest))
+    for who, bar in (("LitData", 1.5), (SAFETENSORS, 1.5), (ZARR, 10.0)):
+        ways = contest.of(who)
+        share = outcome.ratio(mine, *ways) if ways else None
+        rows.append(Row(f"{mine}, per {who}", share, "", bar, None, contest.missing.get(who, "")))
+    return [*rows, Row(f"{mine}, CPU", outcome.cpu_us(mine), "us a clip", None, 150.0)]
 
 
 def _align_stream(path: Path) -> list[Row]:
@@ -163,8 +192,9 @@ def _align_stream(path: Path) -> list[Row]:
     what, counter = "Align's stream, bytes read per byte used", Path("/proc/self/io")
     if not counter.exists():
         return [Row(what, None, "", note="no /proc/self/io here")]
-    store = open_store(path, threads=1)
-    stream = ClipStream(store, (f"{EXO}[0]", f"{EGO}[0]", RAYS), batch_size=BATCH, seed=0)
+    stream = ClipStream(
+        open_store(path), (f"{EXO}[0]", f"{EGO}[0]", RAYS), batch_size=BATCH, seed=0
+    )
     packed = sum(file.stat().st_size for file in (path / "arrays" / RAYS / "c").rglob("0"))
     used, before = 0, _bytes_read(counter)
     for step in range(CLIPS // BATCH):
@@ -179,40 +209,3 @@ def _align_stream(path: Path) -> list[Row]:
 
 def _bytes_read(counter: Path) -> int:
     return int(counter.read_text().split()[1])  # "rchar: N": all that read calls gave
-
-
-def _resume(path: Path) -> list[Row]:
-    store, reads = open_store(path, threads=1), (EXO, EGO)
-    first = ClipStream(store, reads, batch_size=BATCH, seed=0)
-    state = first.state_dict() | {"step": CLIPS // BATCH // 2}
-
-    def resume() -> None:
-        stream = ClipStream(store, reads, batch_size=BATCH, seed=0)
-        stream.load_state_dict(state)
-        next(stream)
-        stream.close()
-
-    seconds = interleaved_seconds({"resume": resume}, ROUNDS)["resume"]
-    first.close()
-    return [
-        Row("stream resumed at half an epoch, to its first batch", 1e3 * seconds, "ms", None, 100.0)
-    ]
-
-
-def _opening(path: Path) -> list[Row]:
-    path.mkdir()
-    write_manifest(path, MANIFEST_CLIPS)
-    seconds = interleaved_seconds({"open": lambda: open_store(path)}, 3)["open"]
-    store = open_store(path)
-    began = time.perf_counter()
-    stream = ClipStream(store, (EXO, EGO), batch_size=BATCH, seed=0)
-    stream.ids_at(MANIFEST_CLIPS // BATCH // 2)
-    order = time.perf_counter() - began
-    stream.close()
-    size = sum(file.stat().st_size for file in (path / "versions").iterdir())
-    scale = ALL_CLIPS / MANIFEST_CLIPS
-    note = f"{size / 1e6:.0f} MB; linear, so about {scale * seconds:.1f} s for {ALL_CLIPS:,}"
-    return [
-        Row(f"open_store, {MANIFEST_CLIPS:,} clips", seconds, "s", note=note),
-        Row(f"stream made and ordered, {MANIFEST_CLIPS:,} clips", 1e3 * order, "ms"),
-    ]

@@ -42,21 +42,23 @@ class Spent:
 
     seconds: float
     cpu_seconds: float
-    """Of all threads of this process, in the kernel too."""
+    """Of all threads of the process that did it, in the kernel too."""
 
 
 def interleaved(
     works: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, tuple[Spent, ...]]:
-    """What each work took in every round; they take turns, so that a busy machine slows all."""
+    """What each work took in every round; they take turns, so that a busy machine slows all.
+
+    A work that gives a Spent was done in another process, and says what it took there."""
     spent: dict[str, list[Spent]] = {name: [] for name in works}
     for round_ in range(rounds + 1):
         for name, work in works.items():
             began, began_cpu = time.perf_counter(), time.process_time()
-            work()
-            took = Spent(time.perf_counter() - began, time.process_time() - began_cpu)
+            told = work()
+            here = Spent(time.perf_counter() - began, time.process_time() - began_cpu)
             if round_:  # the first round warms up
-                spent[name].append(took)
+                spent[name].append(told if isinstance(told, Spent) else here)
     return {name: tuple(each) for name, each in spent.items()}
 
 

@@ -1,6 +1,5 @@
-"""A store of clips of the paper's size with random numbers in it, and manifests of many clips."""
+"""A store of clips of the paper's size with random numbers in it."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import numpy as np
 from stores.index import CameraRow, ClipRow
 from stores.recipe import ClipRecipe
 from stores.schema import ARRAYS
-from stores.settings import StoreSettings, write_settings
-from stores.version import StoredClip, StoreRecipe, VaeRecipe, as_stored, move_head, write_version
+from stores.version import StoredClip, StoreRecipe, VaeRecipe
 from stores.zarr_store import CLIPS_PER_SHARD, commit, create_store, stored_clips, write_shard
 
 RECIPE = StoreRecipe(
@@ -19,7 +17,7 @@ RECIPE = StoreRecipe(
 EXO, EGO, RAYS = "exo_latents", "ego_latents", "align_rays"
 _BIG = np.uint16(0x7C00)
 """Bits of float16's infinity: all words below are finite."""
-_CLIPS_A_TAKE = 30
+CLIPS_A_TAKE = 30
 
 
 def random_row(array: str, number: int) -> np.ndarray:
@@ -30,11 +28,10 @@ def random_row(array: str, number: int) -> np.ndarray:
 
 
 def clip_row(number: int) -> ClipRow:
-    """A clip's entry, as long as a real one: five cameras, a pose for every ego frame."""
-    take, start = divmod(number, _CLIPS_A_TAKE)
+    """A clip's entry, as long as a real one: a take's exo cameras, a pose for every ego frame."""
+    take, start = divmod(number, CLIPS_A_TAKE)
     name, recipe = f"cmu_bike{take:05d}_2", RECIPE.clips
     frames = tuple(start * recipe.span + k * recipe.stride for k in range(recipe.frames))
-    random = np.random.default_rng(number)
     return ClipRow(
         clip_id=f"{name}-f{frames[0]:06d}",
         take_name=name,
@@ -44,9 +41,9 @@ def clip_row(number: int) -> ClipRow:
         category="Bike Repair",
         split="train",
         frames=frames,
-        ego=_camera(random, f"takes/{name}", "aria01", "fisheye624", 15, recipe.frames),
+        ego=_camera([take, start], f"takes/{name}", "aria01", "fisheye624", 16, recipe.frames),
         exos=tuple(
-            _camera(random, f"takes/{name}", f"cam{k:02d}", "kannala_brandt", 8, 1)
+            _camera([take, -k % 2**32], f"takes/{name}", f"cam{k:02d}", "kannala_brandt", 8, 1)
             for k in range(1, recipe.views + 1)
         ),
         sets=(),
@@ -66,26 +63,10 @@ def write_store(path: Path, clips: int) -> str:
     return commit(path, stored, command="benchmark", index_digest="0")
 
 
-def write_manifest(path: Path, clips: int) -> str:
-    """A committed version of so many clips without a single shard: for opening alone."""
-    write_settings(path, StoreSettings(RECIPE, CLIPS_PER_SHARD))
-    stored = list(_stored_without_rows(clips))
-    name = write_version(path, RECIPE, stored, parent=None, command="benchmark", index_digest="0")
-    move_head(path, None, name)
-    return name
-
-
-def _stored_without_rows(clips: int) -> Iterator[StoredClip]:
-    every = [name for name, spec in ARRAYS.items() if spec.every_clip]
-    for number in range(clips):
-        words = np.random.default_rng(number).bytes(len(every) * 32).hex()
-        digests = {name: words[k * 64 : (k + 1) * 64] for k, name in enumerate(every)}
-        yield as_stored(clip_row(number), dict.fromkeys(every, number), digests)
-
-
 def _camera(
-    random: np.random.Generator, folder: str, cam_id: str, lens: str, params: int, poses: int
+    seed: list[int], folder: str, cam_id: str, lens: str, params: int, poses: int
 ) -> CameraRow:
+    random = np.random.default_rng(seed)
     video = f"{folder}/frame_aligned_videos/downscaled/448/{cam_id}.mp4"
     numbers = tuple(random.uniform(100, 900, params).tolist())
     placed = np.tile(np.eye(4), (poses, 1, 1))
