@@ -486,6 +486,29 @@ def verify(store: StoreArgument, as_json: AsJson = False) -> None:
 
 
 @store_app.command()
+def repair(
+    store: StoreArgument,
+    root: Annotated[
+        Path | None, typer.Option(help="The dataset's folder; without it only rays are made.")
+    ] = None,
+    vae: Vae = PUBLISHED,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Verify, and make what is damaged again: in place, or as a child version; it says which.
+
+    Exit code 1 if clips stay damaged, since their videos cannot be read.
+    """
+    from pipeline.repair import repair as mend
+
+    device = chosen_device(device)
+    report = mend(store, root, vae_spec=vae, device=device, track=drawn)
+    tell(report, as_json=as_json)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@store_app.command()
 def log(store: StoreArgument, as_json: AsJson = False) -> None:
     """List the versions of a store, newest first: clips added, changed, removed, and tags."""
     from stores.history import log as versions_of

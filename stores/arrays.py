@@ -20,8 +20,8 @@ from stores.atomic import update_whole, write_whole
 from stores.batch_memory import BatchMemory
 from stores.byte_source import open_bytes
 from stores.checksums import first_other
-from stores.errors import StoreFault
 from stores.place import Place, RemotePath
+from stores.row_check import check_row
 from stores.schema import ArraySpec, ClipShape
 from stores.shard import (
     ALTERED,
@@ -131,7 +131,7 @@ def write_array_shard(
 
     def checked() -> Iterator[tuple[int, np.ndarray]]:
         for position, row in enumerate(rows):
-            _check_row(group, spec, layout, row)
+            check_row(group, spec, layout, row)
             digests.append(row_digest(layout, row))
             yield position, row
 
@@ -149,7 +149,7 @@ def digest_rows(
     """Digests of rows that are not written; refuses what `write_array_shard` refuses."""
     layout, digests = shard_layout(spec, clip, clips_per_shard), []
     for row in rows:
-        _check_row(group, spec, layout, row)
+        check_row(group, spec, layout, row)
         digests.append(row_digest(layout, row))
     return digests
 
@@ -302,34 +302,3 @@ def _array_metadata(spec: ArraySpec, clip: ClipShape, clips_per_shard: int) -> b
         attributes={"meaning": spec.meaning},
     )
     return memory["zarr.json"].to_bytes()
-
-
-def _check_row(group: Place, spec: ArraySpec, layout: ShardLayout, row: np.ndarray) -> None:
-    got = f"{row.dtype} {row.shape}"
-    if row.shape != layout.row_shape or row.dtype != np.dtype(layout.dtype):
-        expected = f"{layout.dtype} {layout.row_shape} ({spec.axes})"
-    elif row.dtype.kind == "f" and not _is_whole(spec, row):
-        expected = "finite numbers: NaN is what a hole or an absent view reads as"
-        got += " with NaN or infinity"
-    else:
-        return
-    raise StoreFault(
-        f"This row cannot be stored in {spec.name}.",
-        where=group / spec.name,
-        expected=expected,
-        got=got,
-        fix="Look at what made the row: the VAE, the cameras or the frames.",
-    )
-
-
-def _is_whole(spec: ArraySpec, row: np.ndarray) -> bool:
-    """True if every number is finite, but for whole views after the first, which may be absent."""
-    if np.isfinite(row).all():
-        return True
-    axes = spec.axes.split()
-    if "v" not in axes:
-        return False
-    views = np.moveaxis(row, axes.index("v"), 0).reshape(row.shape[axes.index("v")], -1)
-    there = [bool(np.isfinite(view).all()) for view in views]
-    absent = [bool(np.isnan(view).all()) for view in views]
-    return there[0] and all(map(any, zip(there, absent, strict=True)))

@@ -1,7 +1,7 @@
 """One version of a store, open for reading: which clips there are, and their arrays."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Int64
 
 from stores.arrays import ArrayReader, RowDamage, open_readers
 from stores.batch_memory import BatchMemory
+from stores.damage import damaged_rows, name_some
 from stores.derived import Derived, open_derived
 from stores.errors import StoreFault
 from stores.index import ClipRow
@@ -68,6 +69,22 @@ class Store:
         take: str | None = None,
     ) -> list[str]:
         """Ids of the clips that are all of what is asked for, sorted; None asks for nothing."""
+        return self.ids_at(self.select_numbers(split, evaluation_set, category, take))
+
+    def ids_at(self, numbers: Int64[np.ndarray, " n"]) -> list[str]:
+        """Ids of the clips at these places of the order of ids."""
+        if len(numbers) == len(self.clip_ids) and (np.diff(numbers) == 1).all():
+            return self.clip_ids
+        return [self.clip_ids[number] for number in numbers.tolist()]
+
+    def select_numbers(
+        self,
+        split: str | None = None,
+        evaluation_set: str | None = None,
+        category: str | None = None,
+        take: str | None = None,
+    ) -> Int64[np.ndarray, " n"]:
+        """The places of `select`'s clips in the order of ids."""
         asked = {"split": split, "category": category, "take_name": take}
         chosen = np.ones(len(self.clip_ids), dtype=bool)
         for column, value in asked.items():
@@ -79,7 +96,7 @@ class Store:
             inside = np.zeros(len(chosen), dtype=bool)
             inside[pc.list_parent_indices(sets).to_numpy()[members]] = True
             chosen &= inside
-        return [self.clip_ids[number] for number in np.flatnonzero(chosen).tolist()]
+        return np.flatnonzero(chosen)
 
     def read(
         self,
@@ -280,28 +297,3 @@ class Store:
     ) -> StoreFault:
         where = f"{self.path}@{self.hash[:12]}"
         return StoreFault(what, where=where, expected=expected, got=got, fix=fix)
-
-
-def damaged_rows(
-    reader: ArrayReader, damage: RowDamage, clip_ids: Sequence[str], rows: Sequence[int]
-) -> StoreFault:
-    """The fault that names array, shard and those of the clips that the damage hits."""
-    hit = [
-        clip_id
-        for clip_id, row in zip(clip_ids, rows, strict=True)
-        if (row == damage.row if damage.row is not None else reader.shard_of(row) == damage.shard)
-    ]
-    return StoreFault(
-        f"{reader.spec.name} of {name_some(hit)} cannot be read: {damage.reason}.",
-        where=f"shard {damage.shard}, {reader.file_of(damage.shard)}",
-        expected="the bytes that were written",
-        got=damage.reason,
-        fix="Restore the file from a copy; `exo2ego store verify` lists all that is damaged.",
-    )
-
-
-def name_some(clip_ids: Iterable[str], most: int = 5) -> str:
-    """The first few ids, and how many more there are."""
-    ids = list(clip_ids)
-    more = f" and {len(ids) - most} more" if len(ids) > most else ""
-    return ", ".join(ids[:most]) + more

@@ -22,9 +22,10 @@ from stores.place import Place
 
 ABSENT = 2**64 - 1
 """Offset and length of a piece that was never written."""
-BLOSC = {"cname": "zstd", "clevel": 4}
+BLOSC: dict[str, Any] = {"cname": "zstd", "clevel": 4, "blocksize": 2**23}
 """Codec of compressed arrays. Choice: level 4 packs rays as tightly as 5, in three quarters of the
-time (docs/scaling.md)."""
+time; one block for a whole row of the paper's size finds what its frames share (docs/scaling.md).
+"""
 ALTERED = "the data do not match their checksum (altered)"
 _MOST_BUFFERS = 512  # an even number below IOV_MAX, which is 1024 on Linux and macOS
 

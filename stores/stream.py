@@ -20,9 +20,10 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from stores.batch_memory import KEPT, BatchMemory
+from stores.damage import name_some
 from stores.derived import Derived
 from stores.errors import StoreFault
-from stores.reading import Store, name_some
+from stores.reading import Store
 from stores.schema import ARRAYS, DERIVED, ArraySpec
 from stores.views import ViewChoice, choose_views, shown_views, view_words
 
@@ -77,13 +78,16 @@ class ClipStream:
         if batch_size < 1 or not 0 <= rank < world_size or threads < 1:
             raise ValueError(f"batch {batch_size}, rank {rank} of {world_size}, threads {threads}")
         asked = {"split": split, "category": category, "take": take}
-        chosen = store.select(**asked) if clip_ids is None else sorted(set(clip_ids))
-        if not chosen:
+        if clip_ids is None:
+            numbers = store.select_numbers(**asked)
+        else:
+            numbers = store.numbers(sorted(set(clip_ids)))
+        if not len(numbers):
             raise _no_clips(store, asked)
+        chosen = store.ids_at(numbers)
         self.store, self.seed, self.clip_ids, self.views = store, seed, chosen, views
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self._check_views()
-        numbers = store.numbers(chosen) if reads else np.zeros(0, np.int64)
         self._reads = {read: _open_read(store, read, numbers, derived or {}) for read in reads}
         self._epoch_order = lru_cache(_EPOCHS_KEPT)(self._draw_epoch)
         self._step, self._digest = 0, ""
@@ -249,7 +253,7 @@ def _open_read(
         store.rows_at(array, numbers)
         return _Read(store, known[array], first_frame)
     source = store.derived(group, derived.get(group))
-    source.check_fresh([store.clip_ids[number] for number in numbers.tolist()])
+    source.check_fresh(store.ids_at(numbers))
     return _Read(source, known[array], first_frame)
 
 

@@ -5,9 +5,10 @@ from functools import partial
 
 from stores.arrays import ArrayReader, RowFile, Witnesses
 from stores.byte_source import open_bytes
+from stores.damage import name_some
 from stores.errors import StoreFault
 from stores.place import Place
-from stores.reading import Store, name_some
+from stores.reading import Store
 from stores.schema import ARRAYS
 from stores.shard import ShardDamage
 from stores.tar_index import Offsets, TarFolder, load_offsets, tar_folder

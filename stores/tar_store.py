@@ -9,12 +9,13 @@ import numpy as np
 
 from stores.arrays import RowDamage, row_digest
 from stores.atomic import PARTIAL, remove_partials
+from stores.damage import damaged_rows
 from stores.errors import StoreFault, UserFault
 from stores.journal import FinishedShard, read_entries
 from stores.lock import write_lock
 from stores.place import Place
 from stores.progress import Track, silent
-from stores.reading import Store, damaged_rows
+from stores.reading import Store
 from stores.resolve import resolve
 from stores.schema import ARRAYS
 from stores.settings import WEBDATASET, StoreSettings, read_settings, write_settings

@@ -106,14 +106,14 @@ class _OrderOnly(Store):
         vae = VaeRecipe(class_name="Vae", weights_digest="aa", config_digest="bb")
         self.recipe = StoreRecipe(clips=ClipRecipe(), vae=vae)
 
-    def select(
+    def select_numbers(
         self,
         split: str | None = None,
         evaluation_set: str | None = None,
         category: str | None = None,
         take: str | None = None,
-    ) -> list[str]:
-        return self.clip_ids
+    ) -> np.ndarray:
+        return np.arange(len(self.clip_ids))
 
 
 def test_iterating_gives_the_batches_of_the_steps(store: Store) -> None:
