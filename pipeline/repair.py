@@ -1,7 +1,7 @@
 """The verb `store repair`: damaged rows of a store made again from the videos and the cameras."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
@@ -18,7 +18,7 @@ from stores.arrays import row_digest
 from stores.errors import StoreFault
 from stores.journal import begin_run, end_run
 from stores.lock import write_lock
-from stores.mend import rewrite_shard
+from stores.mend import named_rows, rewrite_shard
 from stores.place import Place
 from stores.progress import Track, silent
 from stores.reading import Store
@@ -54,10 +54,12 @@ class _Mended:
 
     in_place: int = 0
     anew: int = 0
-    clips: dict[str, StoredClip] | None = None
+    clips: dict[str, StoredClip] = field(default_factory=dict)
     """By id: clips of which rows were made with other bits, with their new places."""
-    lost: set[tuple[str, int]] | None = None
+    lost: set[tuple[str, int]] = field(default_factory=set)
     """Arrays and row numbers that are absent from a shard that was written again."""
+    named: dict[str, dict[int, str]] = field(default_factory=dict)
+    """By array: the digests of the rows that any version names."""
 
 
 def repair(
@@ -82,10 +84,10 @@ def repair(
         _check_labels(opened, report.damaged)
         if not report.damaged:
             return RepairReport(opened.hash, 0, 0, 0, (), ())
-        mended, failures = _Mended(clips={}, lost=set()), dict[str, str]()
+        mended, failures = _Mended(), dict[str, str]()
         _mend_all(opened, report.damaged, root, (vae_spec, device), mended, failures, track)
         name = _commit(opened, mended)
-        others = _others_that_lost(opened, mended.lost or set())
+        others = _others_that_lost(opened, mended.lost)
     attempts = dict.fromkeys(failures, 1)
     failed = group_failures(opened.rows, failures, attempts)
     counts = (len(report.damaged), mended.in_place, mended.anew)
@@ -148,11 +150,11 @@ def _mend_array(
         _write_anew(store, array, clips, parts, mended)
         return
     made = {c.rows[array]: partial(parts[clip_id].row, array) for clip_id, c in clips.items()}
-    kept = rewrite_shard(store.path, array, shard, made)
+    if array not in mended.named:
+        mended.named[array] = named_rows(store.path, array)
+    lost = rewrite_shard(store.path, array, shard, made, mended.named[array])
     mended.in_place += len(made)
-    size = store.clips_per_shard
-    missing = set(range(shard * size, (shard + 1) * size)) - set(kept)
-    mended.lost = (mended.lost or set()) | {(array, row) for row in missing}
+    mended.lost |= {(array, row) for row in lost}
 
 
 def _write_anew(
@@ -172,14 +174,14 @@ def _write_anew(
             fix="Repair on the kind of device that encoded the store, or repair its newest "
             "version and go on with that.",
         )
-    together = mended.clips if mended.clips is not None else {}
+    together = mended.clips
     rows: Iterator[np.ndarray] = (parts[clip_id].row(array) for clip_id in clips)
     number = _free_number(store, together)
     finished = write_shard(store.path, number, list(clips.values()), {array: rows})
     before = {clip_id: together.get(clip_id, clip) for clip_id, clip in clips.items()}
     for clip in stored_clips(finished, clips, store.clips_per_shard, kept=before):
         together[clip.clip_id] = clip
-    mended.clips, mended.anew = together, mended.anew + len(clips)
+    mended.anew += len(clips)
 
 
 def _free_number(store: Store, together: Mapping[str, StoredClip]) -> int:

@@ -20,7 +20,7 @@ def damaged_rows(
         where=f"shard {damage.shard}, {reader.file_of(damage.shard)}",
         expected="the bytes that were written",
         got=damage.reason,
-        fix="`exo2ego store repair` makes it again; `exo2ego store verify` lists all that is damaged.",
+        fix="`exo2ego store verify` lists all that is damaged, `store repair` makes it again.",
     )
 
 
