@@ -21,7 +21,7 @@ MOST_THREADS = 2
 """Choice: one task decodes while the other one encodes; each holds a VAE and a shard's latents."""
 PATIENCE_SECONDS = 60.0
 """Choice: how long a run waits while the scheduler has no worker at all."""
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS, _CONNECT_SECONDS = 1.0, 30.0
 _LEAST_WAITING = 64
 """Shards that the scheduler is given at least, so that a cluster that adapts has reason to grow."""
 _GONE = (OSError, CancelledError, TimeoutError)
@@ -55,6 +55,8 @@ class Crew:
                 future = self._next(done)
                 running.remove(future)
                 yield future.result()
+        except StoreFault:  # which is an OSError too
+            raise
         except KilledWorker as lost:
             raise self._fault("workers that stay", f"{lost.task}: its workers died") from lost
         except _GONE as gone:
@@ -101,7 +103,7 @@ def crew(
     Here, `workers` tasks go on at once: by default one a GPU, or one a core but at most two.
     """
     if scheduler is not None:
-        with _connected(scheduler) as client:
+        with _connected(scheduler, min(patience_seconds, _CONNECT_SECONDS)) as client:
             yield Crew(client, scheduler, patience_seconds=patience_seconds)
         return
     threads_before = torch.get_num_threads()  # tasks set it to one, for the whole process
@@ -115,9 +117,9 @@ def crew(
 
 
 @contextmanager
-def _connected(scheduler: str) -> Iterator[Client]:
+def _connected(scheduler: str, seconds: float) -> Iterator[Client]:
     try:
-        client = Client(scheduler, set_as_default=False)
+        client = Client(scheduler, set_as_default=False, timeout=seconds)
     except (*_GONE, ValueError) as refused:
         raise StoreFault(
             "No Dask scheduler answers there.",
