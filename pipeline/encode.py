@@ -15,8 +15,8 @@ from pipeline.encode_shard import EncodeJob, ShardOutcome, ShardTask
 from pipeline.encode_workers import PATIENCE_SECONDS, Crew, crew
 from pipeline.quarantine import FailedClips, group_failures, read_rejects, write_rejects
 from stores.arrays import shard_path
-from stores.atomic import remove_partials
-from stores.errors import StoreFault
+from stores.atomic import PARTIAL, remove_partials
+from stores.errors import StoreFault, UserFault
 from stores.index import ClipIndex, ClipRow, read_index
 from stores.journal import (
     FinishedShard,
@@ -97,9 +97,9 @@ def encode_latents(
     """
     started, index = time.perf_counter(), read_index(index_path)
     recipe = store_recipe(index, vae_spec, device)
-    with stopped_by_sigterm(), write_lock(store_path):
+    with stopped_by_sigterm(), _disk_faults(store_path), write_lock(store_path):
         size = create_store(store_path, recipe, clips_per_shard=clips_per_shard).clips_per_shard
-        remove_partials(store_path / "arrays")
+        _remove_partials(store_path)
         rows = chosen_rows(index, splits)
         plan = plan_encode(recipe.clips, head_clips(store_path), rows, wish)
         taken, left = _take_over(store_path, plan)
@@ -150,6 +150,35 @@ def stopped_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _disk_faults(store: Place) -> Iterator[None]:
+    """Turns what the disk refuses to the run itself into a StoreFault."""
+    try:
+        yield
+    except UserFault:
+        raise
+    except OSError as refused:
+        raise _unwritable(store, str(refused)) from refused
+
+
+def _unwritable(store: Place, got: str) -> StoreFault:
+    return StoreFault(
+        "The store cannot be written.",
+        where=store,
+        expected="a disk that can be written, with room for all shards",
+        got=got,
+        fix="Make room, then run the same command again: finished shards are kept.",
+    )
+
+
+def _remove_partials(store: Place) -> None:
+    """Removes what killed encodes left; derived arrays have writers of their own."""
+    for name in ("arrays", "journal", "versions"):
+        remove_partials(store / name)
+    for partial in store.glob("*" + PARTIAL):
+        partial.unlink()
 
 
 def _take_over(store: Place, plan: EncodePlan) -> tuple[list[FinishedShard], list[ClipWork]]:
@@ -209,13 +238,7 @@ def _rounds(
 def _note(store: Place, outcome: ShardOutcome, progress: _Progress) -> tuple[str, ...]:
     """Adds the outcome to `progress`; ids of the clips that it finished."""
     if outcome.refused is not None:
-        raise StoreFault(
-            "The store cannot be written.",
-            where=store,
-            expected="a disk that can be written, with room for all shards",
-            got=outcome.refused,
-            fix="Make room, then run the same command again: finished shards are kept.",
-        )
+        raise _unwritable(store, outcome.refused)
     progress.reasons |= outcome.failures
     for clip_id in outcome.failures:
         progress.attempts[clip_id] = progress.attempts.get(clip_id, 0) + 1

@@ -52,9 +52,9 @@ class Crew:
                     running.add(future)
                 if not running:
                     return
-                future = self._next(done)
+                future, outcome = self._next(done)
                 running.remove(future)
-                yield future.result()
+                yield outcome
         except StoreFault:  # which is an OSError too
             raise
         except KilledWorker as lost:
@@ -66,12 +66,14 @@ class Crew:
         threads: Any = self.client.nthreads()  # of a client that waits, whatever its type says
         return max(_LEAST_WAITING, 2 * sum(threads.values()) + 2)
 
-    def _next(self, done: "queue.SimpleQueue[Future]") -> Future:
-        seen = time.monotonic()
+    def _next(self, done: "queue.SimpleQueue[Future]") -> tuple[Future, ShardOutcome]:
+        seen, future = time.monotonic(), None
         while True:
             try:
-                return done.get(timeout=_LOOK_SECONDS)
-            except queue.Empty:
+                future = future or done.get(timeout=_LOOK_SECONDS)
+                # a worker that dies now takes the outcome along: the task is then done again
+                return future, future.result(timeout=_LOOK_SECONDS)
+            except (queue.Empty, TimeoutError):
                 pass
             if self.client.status != "running":
                 raise self._fault("a scheduler that answers", f"connection {self.client.status}")

@@ -20,7 +20,7 @@ import orjson
 import pytest
 from distributed import Client
 
-from pipeline.encode import store_recipe
+from pipeline.encode import encode_latents, store_recipe
 from pipeline.run_ahead import run_ahead
 from stores.errors import StoreFault
 from stores.index import ClipRow, read_index
@@ -139,15 +139,26 @@ def test_sigterm_stops_cleanly_and_the_rest_is_done_later(takes: Any, whole: str
     assert takes.encode(name).hash == whole
 
 
-def test_a_file_size_limit_is_told_and_what_was_finished_is_kept(takes: Any, whole: str) -> None:
+@contextmanager
+def files_of_at_most(most: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:
-        with pytest.raises(StoreFault, match="cannot be written") as fault:
-            takes.encode("full")
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_file_size_limit_is_told_and_what_was_finished_is_kept(takes: Any, whole: str) -> None:
+    # no shard fits
+    with files_of_at_most(30_000), pytest.raises(StoreFault, match="cannot be written") as fault:
+        takes.encode("full")
     assert "same command again" in str(fault.value.fix)
+    assert takes.encode("full").hash == whole
+    index = takes.index([replace(row, category="Music") for row in takes.rows])
+    # no manifest fits
+    with files_of_at_most(1_000), pytest.raises(StoreFault, match="cannot be written"):
+        encode_latents(index, takes.folder / "full", vae_spec="tiny")
     assert takes.encode("full").hash == whole
 
 
