@@ -282,7 +282,10 @@ def encode_clips(
         typer.Option(help="Splits that keep the frames of all views, or `all` [test]."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Tasks at once, each with a VAE [GPUs; cores <= 2].")
+        int | None,
+        typer.Option(
+            min=1, help="GPUs that work; or tasks at once, each with a VAE [all; cores <= 2]."
+        ),
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="A running Dask scheduler: tcp://host:8786.")

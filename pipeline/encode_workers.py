@@ -18,7 +18,8 @@ from pipeline.encode_shard import ShardOutcome, ShardTask, encode_shard
 from stores.errors import StoreFault
 
 MOST_THREADS = 2
-"""Choice: one task decodes while the other one encodes; each holds a VAE and a shard's latents."""
+"""Choice: one task decodes, or waits for the disk, while the other one encodes; each holds a VAE and
+a shard's latents. So many on all cores, or on each GPU."""
 PATIENCE_SECONDS = 60.0
 """Choice: how long a run waits while the scheduler has no worker at all."""
 _LOOK_SECONDS, _CONNECT_SECONDS = 1.0, 30.0
@@ -35,7 +36,7 @@ class Crew:
     address: str | None
     """The scheduler's, or None if the workers are this process's own."""
     needs: dict[str, float] = field(default_factory=dict)
-    """What a task takes of its worker: one GPU, where a local worker is one GPU."""
+    """What a task takes of its worker: a share of its GPU, where a local worker is one GPU."""
     patience_seconds: float = PATIENCE_SECONDS
 
     def run(self, tasks: Iterable[ShardTask]) -> Iterator[ShardOutcome]:
@@ -102,7 +103,8 @@ def crew(
 ) -> Iterator[Crew]:
     """The workers of the scheduler at that address, or of quiet threads in this process.
 
-    Here, `workers` tasks go on at once: by default one a GPU, or one a core but at most two.
+    Here, `workers` tasks go on at once, by default one a core but at most two; on GPUs `workers` is
+    how many of them work, with two tasks each.
     """
     if scheduler is not None:
         with _connected(scheduler, min(patience_seconds, _CONNECT_SECONDS)) as client:
@@ -152,10 +154,11 @@ def _hushed() -> Iterator[None]:
 def _local(count: int, on_gpus: bool) -> SpecCluster:
     """Workers of this process. LocalCluster would serve HTTP on all interfaces, dashboard or not.
 
-    GPUs: a worker each, of one task. Else: one worker of `count` threads."""
+    GPUs: a worker each, of two tasks. Else: one worker of `count` threads."""
     http = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
     about = {"memory_limit": 0, **http}
-    about |= {"nthreads": 1, "resources": {"GPU": 1}} if on_gpus else {"nthreads": count}
+    about["nthreads"] = MOST_THREADS if on_gpus else count
+    about |= {"resources": {"GPU": MOST_THREADS}} if on_gpus else {}
     quiet: Any = logging.CRITICAL  # a level, though its annotation says bool
     return SpecCluster(
         scheduler={"cls": Scheduler, "options": {"protocol": "inproc://", **http}},

@@ -232,9 +232,9 @@ def shuffle_of(dtype: str) -> Literal["shuffle", "bitshuffle"]:
     return "shuffle" if np.dtype(dtype).itemsize > 1 else "bitshuffle"
 
 
-def _pack(layout: ShardLayout, piece: np.ndarray) -> bytes:
+def _pack(layout: ShardLayout, piece: np.ndarray) -> bytes | memoryview:
     if not layout.compressed:
-        return piece.tobytes()
+        return piece.data
     shuffle = SHUFFLE if shuffle_of(layout.dtype) == "shuffle" else BITSHUFFLE
     codec = Blosc(**BLOSC, shuffle=shuffle)
     return bytes(codec.encode(piece.view(layout.dtype)))
