@@ -283,9 +283,7 @@ def encode_clips(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="GPUs that work; or tasks at once, each with a VAE [all; cores <= 2]."
-        ),
+        typer.Option(min=1, help="GPUs, or tasks of the CPU, at once [all; at most 2]."),
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="A running Dask scheduler: tcp://host:8786.")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -89,7 +90,7 @@ def _turn(read: ReadBatch, clips: int = CLIPS) -> Callable[[], None]:
 
 
 def _enter_ours(contest: Contest, path: Path, threads: int) -> None:
-    """The floor and ours on so many threads, and on one also reads by the caller's own thread."""
+    """The floor and ours on so many threads: plain reads, and the training stream's."""
     floor = _on(FLOOR, threads)
     read_all, batches = (
         taken_in_turns([same_bytes(path, BATCH) for _ in range(threads)]),
@@ -98,9 +99,8 @@ def _enter_ours(contest: Contest, path: Path, threads: int) -> None:
     contest.readers.append(Contestant(floor, lambda: read_all(batches), CLIPS, floor))
     for check in (False, True):
         store = open_store(path, check=check)
-        if threads == 1:
-            turn = _turn(ours(store))
-            contest.readers.append(Contestant(_on(_read(check), 1), turn, CLIPS, floor))
+        turn = partial(taken_in_turns([ours(store)] * threads), batches)
+        contest.readers.append(Contestant(_on(_read(check), threads), turn, CLIPS, floor))
         epoch = our_stream(store, BATCH, threads)
         contest.readers.append(Contestant(_on(_stream(check), threads), epoch, CLIPS, floor))
 
@@ -169,7 +169,7 @@ def _reader_rows(contest: Contest, outcome: Outcome) -> list[Row]:
 def _bars(contest: Contest, outcome: Outcome) -> list[Row]:
     """What ours is held to: shares of the floor at equal threads; else one thread, crc on."""
     mine, unchecked = _on(_read(True), 1), _on(_read(False), 1)
-    pairs = [(_read, 1), *((_stream, threads) for threads in THREADS)]
+    pairs = [(name, threads) for name in (_read, _stream) for threads in THREADS]
     rows = [
         Row(f"{reader}, per floor", outcome.ratio(reader, _on(FLOOR, threads)), "", bar)
         for name, threads in pairs

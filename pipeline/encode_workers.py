@@ -18,8 +18,8 @@ from pipeline.encode_shard import ShardOutcome, ShardTask, encode_shard
 from stores.errors import StoreFault
 
 MOST_THREADS = 2
-"""Choice: one task decodes, or waits for the disk, while the other one encodes; each holds a VAE and
-a shard's latents. So many on all cores, or on each GPU."""
+"""Choice: one task decodes, or waits for the disk, while the other one encodes; each holds a VAE
+and a shard's latents. So many on all cores, or on each GPU."""
 PATIENCE_SECONDS = 60.0
 """Choice: how long a run waits while the scheduler has no worker at all."""
 _LOOK_SECONDS, _CONNECT_SECONDS = 1.0, 30.0
