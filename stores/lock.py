@@ -135,10 +135,13 @@ def _holder(handle: int) -> dict[str, Any]:
 
 
 def _parse(text: bytes) -> dict[str, Any]:
+    """Who holds the lock; nothing if its writer died, or has not signed yet, or it is damaged."""
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:  # its writer died, or has not signed yet
+        holder = orjson.loads(text)
+    except orjson.JSONDecodeError:
         return {}
+    is_whole = isinstance(holder, dict) and holder.keys() >= {"pid", "host", "since"}
+    return holder if is_whole and isinstance(holder["pid"], int) else {}
 
 
 def _held(path: Place, holder: dict[str, Any], fix: str) -> StoreFault:
