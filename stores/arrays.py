@@ -20,6 +20,7 @@ from stores.atomic import update_whole, write_whole
 from stores.batch_memory import BatchMemory
 from stores.byte_source import open_bytes
 from stores.checksums import first_other
+from stores.errors import StoreFault
 from stores.place import Place, RemotePath
 from stores.row_check import check_row
 from stores.schema import ArraySpec, ClipShape
@@ -88,20 +89,34 @@ def grow_group(group: Place, names: Iterable[str], rows: int) -> None:
     """Lengthens the arrays to `rows` clips, each in one step; never shortens them."""
 
     def lengthen(text: bytes | None) -> bytes:
-        about = orjson.loads(text or b"")
-        if about["shape"][0] >= rows:
+        if _rows_said(path, text or b"") >= rows:
             return text or b""
+        about = orjson.loads(text or b"")
         about["shape"][0] = rows
         return orjson.dumps(about, option=orjson.OPT_INDENT_2)
 
-    for name in names:
-        update_whole(group / name / "zarr.json", lengthen)
+    for path in (group / name / "zarr.json" for name in names):
+        update_whole(path, lengthen)
 
 
 def group_rows(group: Place, names: Iterable[str]) -> int:
     """Length of the longest array of the group, in clips."""
-    texts = [(group / name / "zarr.json").read_bytes() for name in names]
-    return max(orjson.loads(text)["shape"][0] for text in texts)
+    paths = [group / name / "zarr.json" for name in names]
+    return max(_rows_said(path, path.read_bytes()) for path in paths)
+
+
+def _rows_said(path: Place, text: bytes) -> int:
+    """Length of the array that a zarr.json describes. Raises StoreFault if it is damaged."""
+    try:
+        return int(orjson.loads(text)["shape"][0])
+    except (ValueError, KeyError, TypeError, IndexError) as foreign:
+        raise StoreFault(
+            "The metadata of an array cannot be read; its rows are not harmed, and still read.",
+            where=path,
+            expected="JSON of a Zarr v3 array, with its shape",
+            got=str(foreign),
+            fix="Restore the file from a copy, or from another store of the same recipe.",
+        ) from foreign
 
 
 def free_shard(group: Place, names: Iterable[str]) -> int:

@@ -9,12 +9,29 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from stores.errors import StoreFault
+from stores.errors import StoreFault, UserFault
 from stores.place import Place, RemotePath
 
 PARTIAL = ".partial"
 """Ending of files that are not finished; anybody may remove them while nobody writes."""
 _ATTEMPTS = 20  # of an update that others keep crossing
+
+
+@contextmanager
+def disk_faults(path: Place) -> Iterator[None]:
+    """Turns what the disk refuses into a StoreFault."""
+    try:
+        yield
+    except UserFault:
+        raise
+    except OSError as refused:
+        raise StoreFault(
+            "The disk refuses.",
+            where=refused.filename or path,
+            expected="a folder that can be written, with room for what is written",
+            got=refused.strerror or str(refused),
+            fix="Make room or name another folder, and run again; what is finished is kept.",
+        ) from refused
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from stores.arrays import (
     shard_path,
     write_array_shard,
 )
-from stores.atomic import remove_partials, staged, write_whole
+from stores.atomic import disk_faults, remove_partials, staged, write_whole
 from stores.batch_memory import BatchMemory
 from stores.errors import StoreFault
 from stores.journal import FinishedShard, read_entries, write_entry
@@ -58,8 +58,7 @@ def write_derived(
     written, so a run that was interrupted goes on; ask `finished_derived` for what can be left out.
     """
     specs, folder = _specs(name, store.path), _folder(store.path, name, digest)
-    folder.mkdir(parents=True, exist_ok=True)
-    with write_lock(folder):
+    with disk_faults(folder), write_lock(folder):
         remove_partials(folder)
         create_group(folder, specs.values(), store.recipe.clips.shape, store.clips_per_shard)
         finished = finished_derived(store, name, digest)
@@ -88,8 +87,7 @@ class Derived:
 
     def __init__(self, store: Origin, folder: Place):
         path = folder / "derived.json"
-        about = orjson.loads(path.read_bytes())
-        check_format(path, about["format"])
+        about = _read_about(path)
         self.path, self.name, self.digest = folder, about["name"], about["digest"]
         self.provenance: dict[str, Any] = about["provenance"]
         self.specs = _specs(self.name, folder)
@@ -159,6 +157,30 @@ class Derived:
             got=got,
             fix="Run the verb that made them again; what is finished is kept.",
         )
+
+
+def _read_about(path: Place) -> dict[str, Any]:
+    """What derived.json says. Raises StoreFault if it is damaged or newer than we are."""
+    try:
+        about = orjson.loads(path.read_bytes())
+        check_format(path, about["format"])
+        said = {key: about[key] for key in ("name", "digest", "clips_per_shard", "provenance")}
+    except (orjson.JSONDecodeError, KeyError, TypeError) as foreign:
+        raise _damaged(path, str(foreign)) from foreign
+    named, size = f"{said['name']}-{said['digest']}", said["clips_per_shard"]
+    if named != path.parent.name or not isinstance(size, int) or size < 1:
+        raise _damaged(path, f"{named}, {size} clips a shard")
+    return said
+
+
+def _damaged(path: Place, got: str) -> StoreFault:
+    return StoreFault(
+        "Derived arrays whose description was altered.",
+        where=path,
+        expected="name and digest of its folder, clips a shard and provenance",
+        got=got,
+        fix="Run the verb that made them again; what is finished is kept.",
+    )
 
 
 def open_derived(store: Origin, name: str, digest: str | None) -> Derived:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stores.atomic import write_whole
+from stores.atomic import disk_faults, write_whole
 from stores.errors import StoreFault
 from stores.lock import write_lock
 from stores.place import Place
@@ -60,7 +60,7 @@ def fork(store: str | Place, new_path: Place, recipe_changes: Mapping[str, Any])
             got=f"{len(list_versions(new_path))} versions",
             fix="Give another path for the fork.",
         )
-    with write_lock(new_path):
+    with disk_faults(new_path), write_lock(new_path):
         create_store(new_path, recipe, clips_per_shard=settings.clips_per_shard)
         about = Origin(store=origin, recipe_digest=settings.recipe.digest)
         write_whole(new_path / NAME, about.model_dump_json(indent=2).encode())

@@ -8,7 +8,6 @@ from itertools import chain
 from typing import Literal
 
 import numpy as np
-import orjson
 
 from stores.arrays import shard_path
 from stores.atomic import PARTIAL, sync_folder
@@ -161,23 +160,10 @@ def _unfinished(store: Place, needs: dict[str, _Needs]) -> list[FinishedShard]:
     committed = needs[head].shards if head else set()
     return [
         entry
-        for entry in _journal(store)
+        for entry in read_entries(store / "journal")
         if all(_file(store, *shard).is_file() for shard in _shards_of(entry))
         and not _shards_of(entry) <= committed
     ]
-
-
-def _journal(store: Place) -> list[FinishedShard]:
-    try:
-        return read_entries(store / "journal")
-    except (orjson.JSONDecodeError, KeyError, TypeError) as foreign:
-        raise StoreFault(
-            "The notes of an interrupted encode cannot be read.",
-            where=store / "journal",
-            expected="a JSON file for every finished shard",
-            got=str(foreign),
-            fix="Remove the folder; the encode then makes those shards again.",
-        ) from foreign
 
 
 def _dropped_versions(store: Place, kept: set[str]) -> Iterator[Found]:
@@ -208,7 +194,7 @@ def _derived(store: Place, sources: set[tuple[str, str]]) -> Iterator[Found]:
     for folder in _derived_folders(store):
         try:
             entries = read_entries(folder / "rows")
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+        except StoreFault:
             continue  # damaged: not ours to judge
         pairs = (zip(entry.clip_ids, entry.clip_digests, strict=True) for entry in entries)
         rows = set(chain.from_iterable(pairs))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from stores.atomic import disk_faults
 from stores.clip_list import clip_change
 from stores.errors import StoreFault
 from stores.index import row_from_dict
@@ -141,7 +142,7 @@ def tag(store: str | Place, name: str, version: str | None = None) -> str:
     """
     check_tag_name(name)
     folder, found = resolve(store if version is None else f"{store}@{version}")
-    with write_lock(folder):
+    with disk_faults(folder), write_lock(folder):
         read_version(folder, read_settings(folder).recipe, found)
         tags = read_tags(folder)
         if tags.get(name, found) != found:
@@ -159,7 +160,7 @@ def tag(store: str | Place, name: str, version: str | None = None) -> str:
 def untag(store: str | Place, name: str) -> str:
     """Removes the tag, and nothing of what it names; returns the hash that it named."""
     folder = resolve(store)[0]
-    with write_lock(folder):
+    with disk_faults(folder), write_lock(folder):
         tags = read_tags(folder)
         if name not in tags:
             raise StoreFault(

@@ -2,14 +2,18 @@
 
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import orjson
 
 from stores.atomic import write_whole
+from stores.errors import StoreFault
 from stores.place import Place
+from stores.store_hash import canonical_digest
 
 _RUN = "run"
+_CHECK = "check"
 
 
 @dataclass(frozen=True)
@@ -73,35 +77,75 @@ def end_run(folder: Place, run: Run) -> None:
 
 def write_entry(folder: Place, finished: FinishedShard) -> None:
     """Records the shard, after all of its files took their names."""
-    write_whole(folder / f"{finished.shard:06d}.json", orjson.dumps(finished))
+    _write_note(folder / f"{finished.shard:06d}.json", asdict(finished))
 
 
 def read_entries(folder: Place) -> list[FinishedShard]:
-    """The finished shards, in the order of their numbers."""
-    plain = [orjson.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
-    return [
-        FinishedShard(
-            shard=entry["shard"],
-            clip_ids=tuple(entry["clip_ids"]),
-            clip_digests=tuple(entry["clip_digests"]),
-            digests=entry["digests"],
-            factored=entry.get("factored", {}),
-        )
-        for entry in plain
-    ]
+    """The finished shards, in the order of their numbers. Raises StoreFault if one is damaged."""
+    return [_read_entry(path) for path in sorted(folder.glob("*.json"))]
 
 
 def drop_entries(folder: Place, keep: Collection[int] = ()) -> None:
     """Forgets all shards but those in `keep`."""
+    kept = {f"{shard:06d}" for shard in keep}
     for path in folder.glob("*.json"):
-        if int(path.stem) not in keep:
+        if path.stem not in kept:
             path.unlink()
+
+
+def _read_entry(path: Place) -> FinishedShard:
+    plain = _read_note(path)
+    try:
+        entry = FinishedShard(
+            shard=plain["shard"],
+            clip_ids=tuple(plain["clip_ids"]),
+            clip_digests=tuple(plain["clip_digests"]),
+            digests=plain["digests"],
+            factored=plain.get("factored", {}),
+        )
+    except (KeyError, TypeError) as foreign:
+        raise _damaged(path, f"another thing: {foreign!r}") from foreign
+    # under another number it would name the rows of other clips
+    if path.stem != f"{entry.shard:06d}":
+        raise _damaged(path, f"the note of shard {entry.shard}")
+    return entry
 
 
 def _read_run(folder: Place) -> Run | None:
     path = folder / _RUN
-    return Run(**orjson.loads(path.read_bytes())) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return Run(**_read_note(path))
+    except TypeError as foreign:
+        raise _damaged(path, f"another thing: {foreign}") from foreign
 
 
 def _write_run(folder: Place, run: Run) -> None:
-    write_whole(folder / _RUN, orjson.dumps(run))
+    _write_note(folder / _RUN, asdict(run))
+
+
+def _write_note(path: Place, plain: dict[str, Any]) -> None:
+    """Writes the note with a digest of itself: what it says goes into versions unseen."""
+    write_whole(path, orjson.dumps({**plain, _CHECK: canonical_digest(plain)}))
+
+
+def _read_note(path: Place) -> dict[str, Any]:
+    try:
+        plain = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as foreign:
+        raise _damaged(path, str(foreign)) from foreign
+    check = plain.pop(_CHECK, None) if isinstance(plain, dict) else None
+    if check is None or check != canonical_digest(plain):
+        raise _damaged(path, "other bytes than its digest was made of")
+    return plain
+
+
+def _damaged(path: Place, got: str) -> StoreFault:
+    return StoreFault(
+        "A note of an interrupted encode, or of derived rows, cannot be read.",
+        where=path,
+        expected="JSON, as a run of the same release writes it, with a digest of itself",
+        got=got,
+        fix="Remove the file; the next run of the same command makes again what it stood for.",
+    )

@@ -102,8 +102,12 @@ def _take(path: Path) -> int:
         if holder and holder["host"] != socket.gethostname():
             os.close(handle)
             raise _held(path, holder, f"If nobody writes there any more, remove {path}.")
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, _signature(), 0)
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, _signature(), 0)
+        except OSError as refused:
+            os.close(handle)  # open, it would keep the lock from the next attempt
+            raise _unwritable(path, refused) from refused
         return handle
 
 
@@ -112,13 +116,17 @@ def _open(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as refused:
-        raise StoreFault(
-            "A store cannot be written here.",
-            where=path.parent,
-            expected="a folder that can be written",
-            got=refused.strerror,
-            fix="Give another path for the store, or write permission.",
-        ) from refused
+        raise _unwritable(path, refused) from refused
+
+
+def _unwritable(path: Path, refused: OSError) -> StoreFault:
+    return StoreFault(
+        "A store cannot be written here.",
+        where=path.parent,
+        expected="a folder that can be written, with room",
+        got=refused.strerror,
+        fix="Give another path for the store, write permission, or make room.",
+    )
 
 
 def _signature() -> bytes:
@@ -135,10 +143,13 @@ def _holder(handle: int) -> dict[str, Any]:
 
 
 def _parse(text: bytes) -> dict[str, Any]:
+    """Who holds the lock; nothing if its writer died, or has not signed yet, or it is damaged."""
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:  # its writer died, or has not signed yet
+        holder = orjson.loads(text)
+    except orjson.JSONDecodeError:
         return {}
+    is_whole = isinstance(holder, dict) and holder.keys() >= {"pid", "host", "since"}
+    return holder if is_whole and isinstance(holder["pid"], int) else {}
 
 
 def _held(path: Place, holder: dict[str, Any], fix: str) -> StoreFault:

@@ -49,7 +49,10 @@ def read_settings(store: Place) -> StoreSettings:
         container = plain.get("container", ZARR)
         if container not in (ZARR, WEBDATASET):
             raise _fault(path, f"container {ZARR} or {WEBDATASET}", repr(container))
-        return StoreSettings(recipe, int(plain["clips_per_shard"]), container)
+        size = plain["clips_per_shard"]
+        if not isinstance(size, int) or size < 1:
+            raise _fault(path, "clips_per_shard from 1", repr(size))
+        return StoreSettings(recipe, size, container)
     except FileNotFoundError as missing:
         raise _fault(path, "a store", "no store.json") from missing
     except (orjson.JSONDecodeError, KeyError, TypeError, ValidationError) as foreign:

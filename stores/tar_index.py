@@ -19,6 +19,7 @@ from stores.errors import StoreFault
 from stores.place import Place
 from stores.schema import ARRAYS
 from stores.shard import ShardDamage, ShardLayout
+from stores.store_hash import canonical_digest
 from stores.tar_shard import ABOUT, Member, list_members, member_name, npy_header
 from stores.version import ABSENT_ROW, StoreRecipe
 
@@ -124,7 +125,7 @@ def write_index(folder: TarFolder, offsets: Offsets) -> None:
     shards = np.arange(len(folder.clip_ids)) // folder.clips_per_tar
     columns = {"clip_id": list(folder.clip_ids), "shard": shards}
     columns |= {f"offset_{name}": at for name, at in offsets.items()}
-    about = orjson.dumps(_about(folder))
+    about = orjson.dumps(_about(folder, offsets))
     table = pa.table(columns).replace_schema_metadata({_ABOUT_INDEX: about})
     with whole_file(folder.path / INDEX_NAME) as file:
         pq.write_table(table, file, compression="zstd")
@@ -138,16 +139,24 @@ def _read_index(folder: TarFolder) -> Offsets | None:
         table = pq.read_table(data, columns=list(columns.values()))
     except StoreFault:  # a server that refuses, or is away
         raise
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowException):
         return None
+    if set(table.column_names) != set(columns.values()) or any(c.null_count for c in table.columns):
+        return None
+    offsets = {name: table[at].to_numpy().astype(np.int64) for name, at in columns.items()}
     about = (table.schema.metadata or {}).get(_ABOUT_INDEX)
-    if about != orjson.dumps(_about(folder)) or set(table.column_names) != set(columns.values()):
-        return None
-    return {name: table[column].to_numpy().astype(np.int64) for name, column in columns.items()}
+    return offsets if about == orjson.dumps(_about(folder, offsets)) else None
 
 
-def _about(folder: TarFolder) -> dict[str, object]:
-    return {"format": _FORMAT, "hash": folder.hash, "clips_per_tar": folder.clips_per_tar}
+def _about(folder: TarFolder, offsets: Offsets) -> dict[str, object]:
+    # Parquet has no checksums of its own: without the digest an altered index would be believed
+    digest = canonical_digest({name: at.tolist() for name, at in offsets.items()})
+    return {
+        "format": _FORMAT,
+        "hash": folder.hash,
+        "clips_per_tar": folder.clips_per_tar,
+        "offsets_digest": digest,
+    }
 
 
 def _not_in_order(path: Place, array: str) -> StoreFault:

@@ -1,16 +1,15 @@
 """A version of a store as WebDataset tar shards and back: export and import, with the same hash."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
 from stores.arrays import RowDamage, row_digest
-from stores.atomic import PARTIAL, remove_partials
+from stores.atomic import PARTIAL, disk_faults, remove_partials
 from stores.damage import damaged_rows
-from stores.errors import StoreFault, UserFault
+from stores.errors import StoreFault
 from stores.journal import FinishedShard, read_entries
 from stores.lock import write_lock
 from stores.place import Place
@@ -64,7 +63,7 @@ def export_tar(
     if clips_per_tar < 1:
         raise ValueError(f"{clips_per_tar} clips a tar")
     _check_free(store, out, clips_per_tar)
-    with _disk_faults(out), write_lock(out):
+    with disk_faults(out), write_lock(out):
         remove_partials(out)
         folder = _prepare(store, out, clips_per_tar)
         clips = iter(track(store.rows, total=len(store.rows), what="export", unit="clips"))
@@ -92,7 +91,7 @@ def import_tar(
     for shard in track(tars, total=len(tars), what="check", unit="tars"):
         source.check_tar(shard)
     _check_hash(source)
-    with _disk_faults(store_path), write_lock(store_path):
+    with disk_faults(store_path), write_lock(store_path):
         settings = create_store(store_path, source.recipe, clips_per_shard=clips_per_shard)
         head = read_head(store_path)
         if head not in (None, source.hash):
@@ -238,23 +237,6 @@ def _holds(entry: FinishedShard, clips: list[StoredClip]) -> bool:
     ids, digests = tuple(c.clip_id for c in clips), tuple(map(clip_digest, clips))
     rows = {name: [clip.digests[name] for clip in clips] for name in kept_arrays(clips[0])}
     return entry.answers(ids, digests, set(rows)) and entry.digests == rows
-
-
-@contextmanager
-def _disk_faults(path: Place) -> Iterator[None]:
-    """Turns what the disk refuses into a StoreFault."""
-    try:
-        yield
-    except UserFault:
-        raise
-    except OSError as refused:
-        raise StoreFault(
-            "The disk refuses.",
-            where=refused.filename or path,
-            expected="a folder that can be written, with room for all shards",
-            got=refused.strerror or str(refused),
-            fix="Make room or name another folder, and run again; what is finished is kept.",
-        ) from refused
 
 
 def _occupied(path: Place, expected: str, got: str) -> StoreFault:

@@ -1,6 +1,7 @@
 """What a store holds and what it is called: recipe, manifest of a version, store hash, HEAD."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ STORE_FORMAT = 1
 """Version of the layout in docs/store-format.md; a reader refuses a newer one."""
 ABSENT_ROW = -1
 """Row number of a clip in an array that was not kept for it, or that is made when it is read."""
+_HASH = re.compile(rb"[0-9a-f]{64}")
 _WIDE_COLUMNS = {"ego", "exos", "frames"}
 
 
@@ -192,13 +194,25 @@ def read_version(store: Place, recipe: StoreRecipe, name: str) -> Version:
     named = table_hash(recipe, table)
     if named != name:
         raise _altered(manifest_path, f"clips and recipe of {name[:12]}", f"those of {named[:12]}")
+    true = {"hash": name, "clips": len(table), "recipe_digest": recipe.digest}
+    if record.model_copy(update=true) != record:
+        raise _altered(path, str(true), str(record.model_dump(include=set(true))))
     return Version(record, manifest_path, table)
 
 
 def read_head(store: Place) -> str | None:
-    """Hash of the current version; None before the first commit."""
+    """Hash of the current version; None before the first commit. Raises StoreFault if damaged."""
     path = store / "HEAD"
-    return path.read_text().strip() if path.exists() else None
+    head = path.read_bytes().strip() if path.exists() else None
+    if head is None or _HASH.fullmatch(head):
+        return head.decode() if head else None
+    raise StoreFault(
+        "HEAD of the store is damaged; versions are not harmed.",
+        where=path,
+        expected="the hash of a version: 64 hex digits",
+        got=repr(head[:80]),
+        fix="Open STORE@HASH, or write one of the hashes in versions/ to HEAD.",
+    )
 
 
 def move_head(store: Place, parent: str | None, name: str) -> None:

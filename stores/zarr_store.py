@@ -13,7 +13,7 @@ from stores.arrays import (
     grow_group,
     write_array_shard,
 )
-from stores.atomic import staged
+from stores.atomic import disk_faults, staged
 from stores.errors import StoreFault
 from stores.index import ClipRow
 from stores.journal import FinishedShard, drop_entries, write_entry
@@ -161,18 +161,19 @@ def commit(path: Place, clips: Iterable[StoredClip], *, command: str, index_dige
     together |= {clip.clip_id: clip for clip in clips}
     size = settings.clips_per_shard
     last = max((row for clip in together.values() for row in clip.rows.values()), default=-1)
-    grow_group(path / "arrays", ARRAYS, (last // size + 1) * size)
-    name = write_version(
-        path,
-        settings.recipe,
-        list(together.values()),
-        parent=parent,
-        command=command,
-        index_digest=index_digest,
-    )
-    if name != parent:
-        move_head(path, parent, name)
-    drop_entries(path / "journal")
+    with disk_faults(path):
+        grow_group(path / "arrays", ARRAYS, (last // size + 1) * size)
+        name = write_version(
+            path,
+            settings.recipe,
+            list(together.values()),
+            parent=parent,
+            command=command,
+            index_digest=index_digest,
+        )
+        if name != parent:
+            move_head(path, parent, name)
+        drop_entries(path / "journal")
     return name
 
 

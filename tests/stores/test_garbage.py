@@ -16,6 +16,7 @@ from stores.errors import StoreFault
 from stores.garbage import gc
 from stores.history import log, tag
 from stores.index import ClipRow
+from stores.journal import drop_entries, read_entries, write_entry
 from stores.lock import write_lock
 from stores.reading import Store
 from stores.verify import verify_store
@@ -141,10 +142,9 @@ def test_a_note_of_a_shard_that_head_names_goes_alone(
     store_path: Path, rows: list[ClipRow], arrays: dict
 ) -> None:
     interrupt(store_path, rows[:2], arrays)
-    (note,) = (store_path / "journal").iterdir()
-    plain = orjson.loads(note.read_bytes()) | {"shard": 0}
-    note.write_bytes(orjson.dumps(plain))
-    note.rename(note.with_name("000000.json"))
+    (note,) = read_entries(store_path / "journal")
+    drop_entries(store_path / "journal")
+    write_entry(store_path / "journal", replace(note, shard=0))
     kinds = {garbage.kind for garbage in gc(store_path, dry_run=False).found}
     assert kinds == {"journal", "shard"}
     assert is_whole(store_path, read_head(store_path) or "")

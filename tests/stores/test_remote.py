@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from stores.fork import fork, read_origin
 from stores.garbage import gc
 from stores.history import diff, log, tag, untag
 from stores.index import ClipRow
-from stores.journal import read_entries
+from stores.journal import read_entries, write_entry
 from stores.lock import write_lock
 from stores.place import RemotePath, bytes_below
 from stores.schema import ARRAYS
@@ -289,9 +290,8 @@ def test_derived_arrays_that_no_version_needs_go_whole(remote: RemotePath) -> No
     folder = write_derived(
         store, "first_frames", DIGEST, first_frames(store, store.clip_ids[:2]), {}
     )
-    (entry,) = (folder / "rows").glob("*.json")
-    plain = orjson.loads(entry.read_bytes())
-    entry.write_bytes(orjson.dumps(plain | {"clip_digests": ["00"] * 2}))
+    (entry,) = read_entries(folder / "rows")
+    write_entry(folder / "rows", replace(entry, clip_digests=("00", "00")))
     assert [g.kind for g in gc(remote, dry_run=False).found] == ["derived"]
     assert not folder.exists()
 
