@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise, takewhile
 from pathlib import Path
+from typing import cast
 
 import av
 import av.error
@@ -90,20 +91,40 @@ def readable_frames(
     if not path.is_file():
         raise _fault(path, "a video file", "no such file")
     header = _header(path)
-    reader = _decoder(path)
+    reader, done = _decoder(path), 0
     try:
         for first in range(0, len(wanted), BATCH_FRAMES):
             indices = list(wanted[first : first + BATCH_FRAMES])
-            try:
-                frames = _decode(path, reader, indices, header.hw)
-            except VideoFault:
-                yield from (
-                    (index, _frame_or_fault(path, reader, index, header.hw)) for index in indices
-                )
-            else:
-                yield from zip(indices, frames, strict=True)
+            yield from zip(indices, _decode(path, reader, indices, header.hw), strict=True)
+            done = first + len(indices)
+    except VideoFault as fault:
+        damage = fault
+    else:
+        return
     finally:
         del reader  # decord's threads hold gigabytes until the reader is gone
+    # decord runs ahead, and may meet the damage before it gives the frames that come before
+    whole = _frames_before_damage(path, wanted[done:])
+    for index in wanted[done:]:
+        yield index, next(whole, damage)
+
+
+def _frames_before_damage(
+    path: Path, wanted: Sequence[int]
+) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """The wanted frames, one by one from the front, as far as every packet is whole."""
+    numbers = set(wanted)
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"
+            packets = takewhile(lambda packet: not packet.is_corrupt, container.demux(stream))
+            frames = chain.from_iterable(packet.decode() for packet in packets)
+            for number, frame in enumerate(cast("Iterator[av.VideoFrame]", frames)):
+                if number in numbers:
+                    yield frame.to_ndarray(format="rgb24")
+    except av.error.FFmpegError:
+        return
 
 
 class Resampler:
@@ -183,15 +204,6 @@ def _decode(
     if frames.shape[1:3] != hw:
         raise _fault(path, f"frames of {hw}", f"frames of {frames.shape[1:3]}")
     return frames
-
-
-def _frame_or_fault(
-    path: Path, reader: decord.VideoReader, index: int, hw: tuple[int, int]
-) -> UInt8[np.ndarray, "H W 3"] | VideoFault:
-    try:
-        return _decode(path, reader, [index], hw)[0]
-    except VideoFault as fault:
-        return fault
 
 
 def _open(path: Path, header: VideoHeader) -> decord.VideoReader:

@@ -157,7 +157,7 @@ def test_a_file_size_limit_is_told_and_what_was_finished_is_kept(takes: Any, who
     assert takes.encode("full").hash == whole
     index = takes.index([replace(row, category="Music") for row in takes.rows])
     # no manifest fits
-    with files_of_at_most(1_000), pytest.raises(StoreFault, match="cannot be written"):
+    with files_of_at_most(1_000), pytest.raises(StoreFault, match="disk refuses"):
         encode_latents(index, takes.folder / "full", vae_spec="tiny")
     assert takes.encode("full").hash == whole
 
