@@ -14,7 +14,7 @@ import orjson
 
 from benchmarks.rows import Row
 
-_LIBRARIES = ("numpy", "torch", "zarr", "numcodecs", "pyarrow", "crc32c", "blake3", "diffusers")
+_LIBRARIES = ("numpy", "torch", "zarr", "numcodecs", "pyarrow", "awscrt", "blake3", "diffusers")
 _LOAD = Path("/proc/loadavg")
 
 

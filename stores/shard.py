@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from crc32c import crc32c
 from numcodecs.blosc import BITSHUFFLE, SHUFFLE, Blosc
 
 from stores.atomic import whole_file
-from stores.checksums import CRC_BYTES
+from stores.checksums import CRC_BYTES, checksum
 from stores.errors import StoreFault
 from stores.place import Place
 
@@ -85,11 +84,11 @@ def write_shard_file(
             for number, piece in enumerate(layout.row_view(row).reshape(layout.pieces, -1)):
                 payload = _pack(layout, piece)
                 file.write(payload)
-                file.write(crc32c(payload).to_bytes(CRC_BYTES, "little"))
+                file.write(checksum(payload).to_bytes(CRC_BYTES, "little"))
                 index[position, number] = (offset, len(payload) + CRC_BYTES)
                 offset += len(payload) + CRC_BYTES
         footer = index.tobytes()
-        file.write(footer + crc32c(footer).to_bytes(CRC_BYTES, "little"))
+        file.write(footer + checksum(footer).to_bytes(CRC_BYTES, "little"))
     return offset + layout.index_bytes
 
 
@@ -146,7 +145,7 @@ class ShardFile:
             raise ShardDamage(f"the file is cut short: {size} bytes are less than its index")
         self._data_bytes = size - layout.index_bytes
         stored = int.from_bytes(footer[-CRC_BYTES:], "little")
-        if crc32c(footer[:-CRC_BYTES]) != stored:
+        if checksum(footer[:-CRC_BYTES]) != stored:
             raise ShardDamage("the index does not match its checksum (altered, or cut short)")
         index = np.frombuffer(footer[:-CRC_BYTES], dtype="<u8")
         index = index.reshape(layout.rows, layout.pieces, 2)
@@ -203,7 +202,7 @@ class ShardFile:
         fill_row(self._source, position, [packed], offset, length)
         payload = packed[:-CRC_BYTES]
         # always: a decompressor must never see altered bytes
-        if crc32c(payload.data) != int.from_bytes(packed[-CRC_BYTES:].tobytes(), "little"):
+        if checksum(payload.data) != int.from_bytes(packed[-CRC_BYTES:].tobytes(), "little"):
             raise ShardDamage(ALTERED, position)
         try:
             plain = Blosc().decode(payload, out=target)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crc32c import crc32c
+from google_crc32c import value as crc32c
 from numcodecs import blosc
 
 from stores.byte_source import open_bytes
