@@ -142,10 +142,10 @@ def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def opened(store: str) -> Any:
     """The store, open, with the rays that it need not keep made when they are read."""
-    from exo2ego.geometry.clip_rays import CLIP_RAYS
+    from exo2ego.geometry.clip_rays import CLIP_CAMERAS
     from stores.zarr_store import open_store
 
-    return open_store(store, derive=CLIP_RAYS)
+    return open_store(store, derive=CLIP_CAMERAS)
 
 
 def chosen_device(device: str) -> str:

@@ -19,7 +19,7 @@ from stores.errors import StoreFault
 from stores.index import ClipRow
 from stores.place import Place, bytes_below
 from stores.recipe import ClipRecipe
-from stores.schema import ARRAYS
+from stores.schema import ARRAYS, CAMERA_ARRAYS
 from stores.settings import read_settings
 from stores.version import ABSENT_ROW, StoredClip, read_version
 
@@ -108,9 +108,13 @@ class Store:
     ) -> np.ndarray:
         """The clips' rows of one array, stacked "b ..."; only frame 0 with `first_frame`.
 
-        They lie in `memory`, if that is given. Rays that were not stored are made here. Raises
-        StoreFault, naming array, shard and clips, if a row is missing or was altered.
+        They lie in `memory`, if that is given. Rays that were not stored are made here, and
+        CAMERA_ARRAYS always. Raises StoreFault, naming array, shard and clips, if a row is missing
+        or was altered.
         """
+        if array in CAMERA_ARRAYS:
+            self.check_makes(array)
+            return np.stack([self.make(array, self.row(clip_id)) for clip_id in clip_ids])
         reader = self.reader(array)
         if first_frame and not reader.spec.frames_apart:
             raise self._fault(
@@ -164,6 +168,16 @@ class Store:
     def make(self, array: str, clip: ClipRow) -> np.ndarray:
         """The clip's row of an array that can be made out of its cameras: as stored, to the bit."""
         return self.derive[array](self.recipe.clips, clip)
+
+    def check_makes(self, array: str) -> None:
+        """Raises StoreFault unless the store was opened with a function that makes the array."""
+        if array not in self.derive:
+            raise self._fault(
+                f"{array} is made when it is read, but nothing here makes it.",
+                expected="open_store(..., derive=CLIP_CAMERAS), which does",
+                got=f"no function for {array}",
+                fix="Take CLIP_CAMERAS from exo2ego.geometry.clip_rays.",
+            )
 
     def view_counts(self, clip_ids: Sequence[str]) -> list[int]:
         """How many exo views each clip has; those that it lacks come last."""
@@ -270,9 +284,9 @@ class Store:
             raise StoreFault(
                 f"This store is factored: it keeps cameras in place of {array}.",
                 where=where,
-                expected=f"open_store(..., derive=CLIP_RAYS), which makes {array} when it is read",
+                expected=f"open_store(..., derive=CLIP_CAMERAS), which makes {array} at each read",
                 got=f"no function for {array}",
-                fix="Take CLIP_RAYS from exo2ego.geometry.clip_rays, or encode with --rays stored.",
+                fix="Take CLIP_CAMERAS from exo2ego.geometry.clip_rays, or encode --rays stored.",
             )
         unfilmed = ARRAYS[array].of_ego_video and not self.row(unknown[0]).ego.video
         raise StoreFault(

@@ -177,6 +177,29 @@ ARRAYS: dict[str, ArraySpec] = {
         ),
     )
 }
+CAMERA_ARRAYS: dict[str, ArraySpec] = {
+    spec.name: spec
+    for spec in (
+        ArraySpec(
+            "ego_poses",
+            "T pose",
+            "float32",
+            "pose of every ego frame in the reference exo camera's frame: [R | t], row by row",
+            frames_apart=False,
+            compressed=False,
+        ),
+        ArraySpec(
+            "align_points",
+            "v depth h w xy",
+            "float32",
+            "where points along the first ego frame's rays are in each exo view, -1 to 1 from edge "
+            "to edge; NaN where the view does not show them",
+            frames_apart=False,
+            compressed=False,
+        ),
+    )
+}
+"""Arrays that no store keeps: they are made of a clip's cameras whenever they are read."""
 DERIVED: dict[str, dict[str, ArraySpec]] = {
     "first_frames": {
         "first_latent": ArraySpec(

@@ -24,7 +24,7 @@ from stores.damage import name_some
 from stores.derived import Derived
 from stores.errors import StoreFault
 from stores.reading import Store
-from stores.schema import ARRAYS, DERIVED, ArraySpec
+from stores.schema import ARRAYS, CAMERA_ARRAYS, DERIVED, ArraySpec
 from stores.views import ViewChoice, choose_views, shown_views, view_words
 
 FIRST = "[0]"
@@ -246,9 +246,12 @@ def _open_read(
     """The read, once it is sure that every clip (by its place in the store) has it."""
     name, first_frame = read.removesuffix(FIRST), read.endswith(FIRST)
     group, _, array = name.rpartition("/")
-    known = DERIVED.get(group, {}) if group else ARRAYS
+    known = DERIVED.get(group, {}) if group else ARRAYS | CAMERA_ARRAYS
     if array not in known or (first_frame and not known[array].frames_apart):
         raise _unknown_read(store, read)
+    if array in CAMERA_ARRAYS:
+        store.check_makes(array)
+        return _Read(store, known[array], first_frame)
     if not group:
         store.rows_at(array, numbers)
         return _Read(store, known[array], first_frame)
@@ -259,7 +262,10 @@ def _open_read(
 
 def _unknown_read(store: Store, read: str) -> StoreFault:
     specs = {**ARRAYS, **{f"{g}/{a}": spec for g, of in DERIVED.items() for a, spec in of.items()}}
-    whole, first = list(specs), [name + FIRST for name, spec in specs.items() if spec.frames_apart]
+    whole, first = (
+        list(specs | CAMERA_ARRAYS),
+        [name + FIRST for name, spec in specs.items() if spec.frames_apart],
+    )
     return StoreFault(
         "The stream cannot read this.",
         where=store.path,

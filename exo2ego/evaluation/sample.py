@@ -6,7 +6,7 @@ OUT/<clip>.ego.mp4  OUT/<clip>.side-by-side.mp4  OUT/<clip>.strip.png   to look 
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -24,10 +24,9 @@ from exo2ego.evaluation.manifest import (
     write_manifest,
 )
 from exo2ego.evaluation.picture import Panel, side_by_side, write_strip, write_video
-from exo2ego.model import generator as generation
-from exo2ego.model.condition import ConditionSettings
 from exo2ego.model.flow import SamplerSettings
-from exo2ego.model.generator import Generator
+from exo2ego.model.sampling import VideoGenerator
+from exo2ego.model.sampling import sample as solve
 from exo2ego.model.vae import LatentCodec, frames_from_video
 from exo2ego.training.checkpoint import (
     CheckpointFault,
@@ -35,8 +34,9 @@ from exo2ego.training.checkpoint import (
     find_checkpoint,
     read_state,
 )
+from exo2ego.training.experiment import DiffusionExperiment, parse_experiment
 from exo2ego.training.first_frames import FIRST_FRAMES, open_first_frames, store_codec
-from exo2ego.training.stages import CONDITION, STAGES, load_model
+from exo2ego.training.stages import STAGES, given_of, load_model
 from stores.atomic import write_whole
 from stores.errors import StoreFault
 from stores.progress import Track, silent
@@ -62,7 +62,8 @@ class _Studio:
 
     store: Store
     stream: ClipStream
-    generator: Generator
+    generator: VideoGenerator
+    experiment: DiffusionExperiment
     codec: LatentCodec
     settings: SampleSettings
     device: str
@@ -106,11 +107,11 @@ def sample(
     manifest = start_manifest(out, settings)
     wanted = _clips_of(store, evaluation_set)[:limit]
     left = [clip for clip in wanted if clip not in manifest.clips]
-    condition = ConditionSettings.model_validate(state.experiment["condition"])
-    stream = _stream(store, settings, condition, wanted)
-    model = cast(Generator, load_model(checkpoint, wan_spec=wan_spec, device=device))
+    experiment = cast(DiffusionExperiment, parse_experiment(state.experiment, where=checkpoint))
+    stream = _stream(store, settings, experiment, wanted)
+    model = cast(VideoGenerator, load_model(checkpoint, wan_spec=wan_spec, device=device))
     codec = store_codec(store, vae_spec, device)
-    studio = _Studio(store, stream, model, codec, settings, device, out)
+    studio = _Studio(store, stream, model, experiment, codec, settings, device, out)
     for clip_id in track(left, total=len(left), what="sample", unit="clips"):
         clips = manifest.clips | {clip_id: _sample_clip(studio, clip_id)}
         manifest = manifest.model_copy(update={"clips": clips})
@@ -144,20 +145,10 @@ def _sample_latents(
     studio: _Studio, batch: ClipBatch, clip_seed: int
 ) -> Float[Tensor, "1 c t h w"]:
     """Latents of the ego video of the batch's one clip."""
-    device, sampler = studio.device, studio.settings.sampler
-    condition = batch[CONDITION].float()
-    noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(clip_seed))
-    rays = batch["ego_rays"].float().to(device) if "ego_rays" in batch.arrays else None
-    return generation.sample(
-        studio.generator,
-        condition.to(device),
-        batch["exo_latents"].float().to(device),
-        rays,
-        noise.to(device),
-        steps=sampler.steps,
-        shift=sampler.shift,
-        guidance=sampler.guidance,
-    )
+    arrays = {name: value.to(studio.device) for name, value in batch.arrays.items()}
+    given = given_of(replace(batch, arrays=arrays), studio.experiment)
+    noise = torch.randn(given.condition.shape, generator=torch.Generator().manual_seed(clip_seed))
+    return solve(studio.generator, given, noise.to(studio.device), studio.settings.sampler)
 
 
 def _write_pictures(studio: _Studio, clip_id: str, frames: UInt8[Tensor, "T H W 3"]) -> list[str]:
@@ -191,11 +182,12 @@ def _videos(studio: _Studio, clip_id: str, side: str) -> UInt8[Tensor, "v T H W 
 
 
 def _stream(
-    store: Store, settings: SampleSettings, condition: ConditionSettings, clip_ids: list[str]
+    store: Store, settings: SampleSettings, experiment: DiffusionExperiment, clip_ids: list[str]
 ) -> ClipStream:
     """What the generator is given for these clips. Raises StoreFault without its first frames."""
-    reads = [read for read in STAGES[settings.stage].reads if read != "ego_latents"]
-    derived = {FIRST_FRAMES: open_first_frames(store, settings.first_frames, condition).digest}
+    reads = [read for read in STAGES[settings.stage].reads(experiment) if read != "ego_latents"]
+    frames = open_first_frames(store, settings.first_frames, experiment.condition)
+    derived = {FIRST_FRAMES: frames.digest}
     return ClipStream(store, tuple(reads), batch_size=1, seed=0, clip_ids=clip_ids, derived=derived)
 
 

@@ -1,4 +1,4 @@
-"""Rays of one clip of an index, as a store keeps them: the one place where cameras become arrays.
+"""Arrays of one clip of an index that follow from its cameras: the one place that makes them.
 
 Whoever encodes them and whoever makes them again at read time calls these: the bits are the same.
 """
@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float16
+from einops import rearrange
+from jaxtyping import Float16, Float32
 from torch import Tensor
 
+from exo2ego.geometry.camera import compose, invert_rigid
 from exo2ego.geometry.lenses import Lens, make_lens, virtual_pinhole
 from exo2ego.geometry.plucker import align_rays, ego_rays
 from stores.index import CameraRow, ClipRow
@@ -45,11 +47,24 @@ def clip_align_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "v
     return np.pad(rays, [(0, absent), (0, 0), (0, 0), (0, 0)], constant_values=np.nan)
 
 
+def clip_ego_poses(recipe: ClipRecipe, clip: ClipRow) -> Float32[np.ndarray, "T pose"]:
+    """Every ego frame's pose in the reference exo camera's frame: [R | t], row by row, metres."""
+    ref_from_world = invert_rigid(_poses(clip.present[0])[0])
+    ref_from_ego = compose(ref_from_world, _poses(clip.ego))
+    rows = rearrange(ref_from_ego[:, :3], "T row column -> T (row column)")
+    return rows.to(torch.float32).numpy()
+
+
 CLIP_RAYS: Mapping[str, Callable[[ClipRecipe, ClipRow], np.ndarray]] = {
     "align_rays": clip_align_rays,
     "ego_rays": clip_ego_rays,
 }
 """By the name of the stored array: what makes a clip's row of it out of its cameras alone."""
+CLIP_CAMERAS: Mapping[str, Callable[[ClipRecipe, ClipRow], np.ndarray]] = {
+    **CLIP_RAYS,
+    "ego_poses": clip_ego_poses,
+}
+"""Those, and the arrays that no store keeps: what `stores.open_store(derive=...)` is given."""
 
 
 def _poses(camera: CameraRow) -> Tensor:

@@ -1,19 +1,22 @@
-"""The video generator: Wan with exo tokens and, in stage 2, poses; what trains; sampling."""
+"""The video generator: Wan with exo tokens and, in stage 2, poses; and what trains of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from exo2ego.model.condition import with_mask
-from exo2ego.model.flow import make_scheduler, timestep_of
+from exo2ego.model.flow import timestep_of
+from exo2ego.model.given import Given
 from exo2ego.model.multiexocon import ExoTokens
 from exo2ego.model.poseinj import PoseInj, PoseInjSettings
-from exo2ego.model.views import by_views
+from exo2ego.model.sampling import Velocity
+from exo2ego.model.views import by_views, clips_by_views
 from exo2ego.model.wan import LoraSettings, add_self_attention_lora
 from stores.errors import UserFault
 
@@ -75,19 +78,17 @@ class Generator(nn.Module):
         """Of Wan's input and of the exo tokens, whose dtype Wan gives to its time embedding."""
         return self.wan.condition_embedder.time_proj.weight.dtype
 
+    @property
+    def pose_reads(self) -> str | None:
+        """The rays of the ego camera, if there is a PoseInj to take them."""
+        return "ego_rays" if self.pose_inj else None
+
     def forward(
-        self,
-        noisy: Float[Tensor, "b c t h w"],
-        sigma: Float[Tensor, "b"],
-        condition: Float[Tensor, "b c t h w"],
-        exo_latents: Float[Tensor, "b v c t h w"],
-        ego_rays: Float[Tensor, "b T 6 H W"] | None = None,
-        keep_exo: Bool[Tensor, "b"] | None = None,
+        self, noisy: Float[Tensor, "b c t h w"], sigma: Float[Tensor, " b"], given: Given
     ) -> Float[Tensor, "b c t h w"]:
         """Predicted velocity (noise - latents) in float32.
 
-        `condition` is without mask. `keep_exo` False takes a sample's exo videos away. Rays are
-        given if and only if there is a PoseInj. An exo view that is NaN has no tokens.
+        The pose is given if and only if there is a PoseInj. An exo view that is NaN has no tokens.
         """
 
         def run(
@@ -95,21 +96,37 @@ class Generator(nn.Module):
         ) -> Tensor:
             return self.velocity(noisy, timestep_of(sigma), known, self.exo_tokens(exo, keep))
 
-        known = self.known_channels(condition, ego_rays)
-        return by_views(run, (exo_latents,), (noisy, sigma, known, keep_exo))
+        known = self.known_channels(given)
+        return by_views(run, (given.exo_latents,), (noisy, sigma, known, given.keep_exo))
 
-    def known_channels(
-        self, condition: Float[Tensor, "b c t h w"], ego_rays: Float[Tensor, "b T 6 H W"] | None
-    ) -> Float[Tensor, "b k t h w"]:
+    def groups(self, given: Given) -> list[tuple[list[int], Given]]:
+        """Clips that have the same views, with these views alone."""
+        found = clips_by_views(given.exo_latents)
+        return [(clips, given.part(clips, list(views))) for views, clips in found.items()]
+
+    @contextmanager
+    def solving(self, given: Given, *, guided: bool) -> Iterator[Velocity]:
+        """Velocities of one group's steps, and those with zero tokens if guided."""
+        known, tokens = self.known_channels(given), self.exo_tokens(given.exo_latents)
+        # Zero tokens are all alike, so attention over one gives what attention over n gives.
+        null = torch.zeros_like(tokens[:, :1])
+
+        def velocity(latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor | None]:
+            told = self.velocity(latents, timestep, known, tokens)
+            return told, self.velocity(latents, timestep, known, null) if guided else None
+
+        yield velocity
+
+    def known_channels(self, given: Given) -> Float[Tensor, "b k t h w"]:
         """All input channels after the noisy ones: mask, condition, and features of the rays."""
-        if (self.pose_inj is None) != (ego_rays is None):
+        if (self.pose_inj is None) != (given.pose is None):
             raise ValueError(
-                f"ego_rays are {'missing' if ego_rays is None else 'given'}, but this generator "
+                f"a pose is {'missing' if given.pose is None else 'given'}, but this generator "
                 f"has {'no' if self.pose_inj is None else 'a'} PoseInj"
             )
-        channels = [with_mask(condition)]
-        if self.pose_inj is not None and ego_rays is not None:
-            channels.append(self.pose_inj.encode(ego_rays))
+        channels = [with_mask(given.condition)]
+        if self.pose_inj is not None and given.pose is not None:
+            channels.append(self.pose_inj.encode(given.pose))
         return torch.cat(channels, dim=1)
 
     def velocity(
@@ -192,39 +209,3 @@ def load_trainable_state(
         )
     for name, parameter in wanted.items():
         parameter.copy_(state[name])
-
-
-@torch.no_grad()
-def sample(
-    generator: Generator,
-    condition: Float[Tensor, "b c t h w"],
-    exo_latents: Float[Tensor, "b v c t h w"],
-    ego_rays: Float[Tensor, "b T 6 H W"] | None,
-    noise: Float[Tensor, "b c t h w"],
-    *,
-    steps: int,
-    shift: float,
-    guidance: float,
-) -> Float[Tensor, "b c t h w"]:
-    """Latents of the ego video that `noise` becomes in `steps` solver steps, float32.
-
-    Noise is the caller's, one per clip, so that a clip's video does not depend on its batch.
-    Guidance is v_null + guidance (v - v_null); 1 is without, and half the work.
-    """
-
-    def run(exo: Tensor, known: Tensor, latents: Tensor) -> Tensor:
-        scheduler = make_scheduler(steps, shift, noise.device)
-        tokens = generator.exo_tokens(exo)
-        # Zero tokens are all alike, so attention over one gives what attention over n gives.
-        null = torch.zeros_like(tokens[:, :1])
-        for timestep in scheduler.timesteps:
-            clock = timestep.float().expand(len(latents))
-            velocity = generator.velocity(latents, clock, known, tokens)
-            if guidance != 1:
-                unguided = generator.velocity(latents, clock, known, null)
-                velocity = unguided + guidance * (velocity - unguided)
-            (latents,) = scheduler.step(velocity, timestep, latents, return_dict=False)
-        return latents
-
-    known = generator.known_channels(condition, ego_rays)
-    return by_views(run, (exo_latents,), (known, noise.float()))

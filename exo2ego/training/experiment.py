@@ -134,6 +134,11 @@ class DiffusionExperiment(Experiment):
         description="how the predicted first frame becomes Wan's condition",
     )
 
+    @property
+    def pose_reads(self) -> str | None:
+        """Name of the array that poses come from; None if the generator takes none."""
+        return None
+
 
 class MultiExoConExperiment(DiffusionExperiment):
     """MultiExoCon (3.4.1, 8.2.2): cross-attention to exo tokens, LoRA on self-attention."""
@@ -152,6 +157,11 @@ class PoseInjExperiment(DiffusionExperiment):
     pose: PoseInjSettings = Field(
         default=PoseInjSettings(), description="how rays meet the hidden state (3.4.2)"
     )
+
+    @property
+    def pose_reads(self) -> str | None:
+        """The rays of the ego camera."""
+        return "ego_rays"
 
 
 EXPERIMENTS: dict[str, type[Experiment]] = {

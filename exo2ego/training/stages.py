@@ -8,10 +8,11 @@ from typing import cast
 import blake3
 import torch
 from einops import reduce
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from exo2ego.model.flow import draw_sigmas, noisy_latents, velocity_target
+from exo2ego.model.given import Given
 from exo2ego.training.build import (
     Built,
     Origin,
@@ -35,7 +36,7 @@ class Stage:
     """One stage of training: the loop takes everything that differs between stages from here."""
 
     name: str
-    reads: tuple[str, ...]
+    reads: Callable[[Experiment], tuple[str, ...]]
     """Arrays of the store, as `ClipStream` names them."""
     build: Callable[[Origin], Built]
     losses: Callable[
@@ -73,6 +74,28 @@ def arithmetic(precision: str, device: str) -> torch.autocast:
     )
 
 
+def given_of(
+    batch: ClipBatch, experiment: DiffusionExperiment, keep_exo: Bool[Tensor, " b"] | None = None
+) -> Given:
+    """What the experiment's generator is given of a batch, in float32."""
+    pose = experiment.pose_reads
+    return Given(
+        batch[CONDITION].float(),
+        batch["exo_latents"].float(),
+        batch[pose].float() if pose else None,
+        keep_exo,
+    )
+
+
+def _align_reads(_: Experiment) -> tuple[str, ...]:
+    return ("exo_latents[0]", "ego_latents[0]", "align_rays")
+
+
+def _generator_reads(experiment: Experiment) -> tuple[str, ...]:
+    pose = cast(DiffusionExperiment, experiment).pose_reads
+    return ("exo_latents", "ego_latents", CONDITION, *([pose] if pose else []))
+
+
 def _align_losses(
     model: nn.Module,
     batch: ClipBatch,
@@ -98,15 +121,8 @@ def _generator_losses(
     sigma = torch.cat([draw_sigmas(1, settings.flow, g) for g in generators]).to(device)
     keep = torch.stack([torch.rand((), generator=g) >= settings.exo_dropout for g in generators])
     noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
-    rays = batch["ego_rays"].float() if "ego_rays" in batch.arrays else None
-    velocity = model(
-        noisy_latents(truth, noise, sigma),
-        sigma,
-        batch[CONDITION].float(),
-        batch["exo_latents"].float(),
-        rays,
-        keep.to(device),
-    )
+    given = given_of(batch, settings, keep.to(device))
+    velocity = model(noisy_latents(truth, noise, sigma), sigma, given)
     error = (velocity.float() - velocity_target(truth, noise)) ** 2
     return reduce(error, "b c t h w -> b", "mean")
 
@@ -114,24 +130,9 @@ def _generator_losses(
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage(
-            "align",
-            ("exo_latents[0]", "ego_latents[0]", "align_rays"),
-            build_align_stage,
-            _align_losses,
-        ),
-        Stage(
-            "multiexocon",
-            ("exo_latents", "ego_latents", CONDITION),
-            build_multiexocon_stage,
-            _generator_losses,
-        ),
-        Stage(
-            "poseinj",
-            ("exo_latents", "ego_latents", CONDITION, "ego_rays"),
-            build_poseinj_stage,
-            _generator_losses,
-        ),
+        Stage("align", _align_reads, build_align_stage, _align_losses),
+        Stage("multiexocon", _generator_reads, build_multiexocon_stage, _generator_losses),
+        Stage("poseinj", _generator_reads, build_poseinj_stage, _generator_losses),
     )
 }
 """The stages, in the order in which they are trained."""

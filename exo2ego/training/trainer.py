@@ -170,7 +170,7 @@ def _open(
         frames = open_first_frames(source.store, source.first_frames, experiment.condition).digest
     stream = ClipStream(
         source.store,
-        stage.reads,
+        stage.reads(experiment),
         batch_size=experiment.batch.global_batch,
         seed=experiment.seed,
         derived={FIRST_FRAMES: frames} if frames else {},

@@ -1,11 +1,13 @@
 """The generator: invisible at the start, what trains, saving and loading, sampling."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from exo2ego.model.condition import with_mask
-from exo2ego.model.flow import make_scheduler
+from exo2ego.model.flow import SamplerSettings, make_scheduler
 from exo2ego.model.generator import (
     Generator,
     GeneratorSettings,
@@ -13,11 +15,12 @@ from exo2ego.model.generator import (
     StateMismatch,
     build_generator,
     load_trainable_state,
-    sample,
     trainable_parameters,
     trainable_state,
 )
+from exo2ego.model.given import Given
 from exo2ego.model.poseinj import PoseInjSettings
+from exo2ego.model.sampling import sample
 from exo2ego.model.wan import LoraSettings, load_wan
 
 STAGES = ("multiexocon", "poseinj")
@@ -37,15 +40,13 @@ def build(stage: GeneratorStage, dtype: torch.dtype = torch.float32) -> Generato
     return build_generator(load_wan("tiny", dtype=dtype), SETTINGS, stage, rng())
 
 
-def clips(stage: GeneratorStage, only: slice = slice(None)) -> dict[str, torch.Tensor | None]:
+def clips(stage: GeneratorStage, only: slice = slice(None)) -> Given:
     """What a model knows of two clips."""
     g = rng(1)
-    known = {
-        "condition": torch.randn(2, 16, 3, 2, 4, generator=g)[only],
-        "exo_latents": torch.randn(2, 4, 16, 3, 2, 4, generator=g)[only],
-    }
+    condition = torch.randn(2, 16, 3, 2, 4, generator=g)[only]
+    exo_latents = torch.randn(2, 4, 16, 3, 2, 4, generator=g)[only]
     rays = torch.randn(2, 9, 6, 16, 32, generator=g)[only]
-    return known | {"ego_rays": rays if stage == "poseinj" else None}
+    return Given(condition, exo_latents, rays if stage == "poseinj" else None)
 
 
 def noise(only: slice = slice(None)) -> torch.Tensor:
@@ -63,10 +64,10 @@ def disturb(generator: Generator, stage: GeneratorStage) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_at_the_start_the_output_is_bare_wans_bit_for_bit(stage):
     known, bare, generator = clips(stage), load_wan("tiny"), build(stage)
-    tokens = generator.exo_tokens(known["exo_latents"])
-    latents = torch.cat([noise(), with_mask(known["condition"])], dim=1)
+    tokens = generator.exo_tokens(known.exo_latents)
+    latents = torch.cat([noise(), with_mask(known.condition)], dim=1)
     expected = bare(latents, 1000 * SIGMA, tokens, return_dict=False)[0]
-    assert torch.equal(generator(noise(), SIGMA, **known), expected)
+    assert torch.equal(generator(noise(), SIGMA, known), expected)
 
 
 def test_stage_two_starts_where_stage_one_ended():
@@ -74,8 +75,8 @@ def test_stage_two_starts_where_stage_one_ended():
     disturb(first, "multiexocon")
     load_trainable_state(second, trainable_state(first, "multiexocon"), "multiexocon")
     known = clips("poseinj")
-    ended = first(noise(), SIGMA, known["condition"], known["exo_latents"])
-    assert torch.equal(second(noise(), SIGMA, **known), ended)
+    ended = first(noise(), SIGMA, replace(known, pose=None))
+    assert torch.equal(second(noise(), SIGMA, known), ended)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_every_trained_parameter_learns_after_the_first_step(stage):
     optimizer = torch.optim.SGD(trained.values(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
-        generator(noise(), SIGMA, **clips(stage)).square().mean().backward()
+        generator(noise(), SIGMA, clips(stage)).square().mean().backward()
         optimizer.step()
     # A constant on all keys of a row leaves its softmax as it was.
     dead = {name for name, p in trained.items() if p.grad is None or p.grad.abs().max() < 1e-9}
@@ -111,7 +112,7 @@ def test_checkpointing_leaves_the_gradients_as_they_are():
     checkpointed.wan.enable_gradient_checkpointing()
     for generator in (plain, checkpointed):
         disturb(generator, "poseinj")
-        generator(noise(), SIGMA, **clips("poseinj")).square().mean().backward()
+        generator(noise(), SIGMA, clips("poseinj")).square().mean().backward()
     gradients = trainable_parameters(checkpointed, "poseinj")
     for name, parameter in trainable_parameters(plain, "poseinj").items():
         assert_close(gradients[name].grad, parameter.grad)
@@ -122,16 +123,16 @@ def test_a_bfloat16_wan_keeps_what_we_add_in_float32():
     assert all(
         p.dtype == torch.float32 for p in trainable_parameters(generator, "poseinj").values()
     )
-    velocity = generator(noise(), SIGMA, **clips("poseinj"))
+    velocity = generator(noise(), SIGMA, clips("poseinj"))
     assert velocity.dtype == torch.float32 and velocity.isfinite().all()
-    assert_close(velocity, build("poseinj")(noise(), SIGMA, **clips("poseinj")), rtol=0, atol=0.05)
+    assert_close(velocity, build("poseinj")(noise(), SIGMA, clips("poseinj")), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_rays_are_given_if_and_only_if_there_is_a_poseinj(stage):
     other = clips("poseinj" if stage == "multiexocon" else "multiexocon")
     with pytest.raises(ValueError, match="PoseInj"):
-        build(stage)(noise(), SIGMA, **other)
+        build(stage)(noise(), SIGMA, other)
 
 
 def test_a_saved_chain_of_stages_loads_into_a_fresh_generator():
@@ -141,7 +142,7 @@ def test_a_saved_chain_of_stages_loads_into_a_fresh_generator():
     for stage in STAGES:
         load_trainable_state(fresh, trainable_state(trained, stage), stage)
     known = clips("poseinj")
-    assert torch.equal(fresh(noise(), SIGMA, **known), trained(noise(), SIGMA, **known))
+    assert torch.equal(fresh(noise(), SIGMA, known), trained(noise(), SIGMA, known))
 
 
 @pytest.mark.parametrize("wrong", ["missing", "extra", "shape", "stage"])
@@ -173,19 +174,19 @@ def test_sampling_is_the_solver_on_the_guided_velocity(guidance):
     for timestep in scheduler.timesteps:
         sigma = (timestep / 1000).expand(2)
         with torch.no_grad():
-            given = generator(x, sigma, **known)
-            none = generator(x, sigma, **known, keep_exo=torch.tensor([False, False]))
-        velocity = none + guidance * (given - none)
+            told = generator(x, sigma, known)
+            none = generator(x, sigma, replace(known, keep_exo=torch.tensor([False, False])))
+        velocity = none + guidance * (told - none)
         x = scheduler.step(velocity, timestep, x).prev_sample
-    ours = sample(generator, **known, noise=noise(), steps=4, shift=5.0, guidance=guidance)
+    ours = sample(generator, known, noise(), SamplerSettings(steps=4, guidance=guidance))
     assert_close(ours, x, rtol=0, atol=1e-4)
 
 
 def test_a_clip_is_sampled_alike_alone_and_in_a_batch():
-    generator, settings = build("poseinj"), {"steps": 5, "shift": 5.0, "guidance": 3.5}
+    generator, settings = build("poseinj"), SamplerSettings(steps=5)
     for stage in STAGES:
         disturb(generator, stage)
-    both = sample(generator, **clips("poseinj"), noise=noise(), **settings)
+    both = sample(generator, clips("poseinj"), noise(), settings)
     for clip in (slice(0, 1), slice(1, 2)):
-        alone = sample(generator, **clips("poseinj", clip), noise=noise(clip), **settings)
+        alone = sample(generator, clips("poseinj", clip), noise(clip), settings)
         assert_close(alone, both[clip], rtol=0, atol=1e-5)

@@ -17,7 +17,7 @@ from exo2ego.training.build import (
 )
 from exo2ego.training.checkpoint import CheckpointFault, find_checkpoint, read_weights
 from exo2ego.training.experiment import Experiment
-from exo2ego.training.stages import STAGES, clip_generator, load_model
+from exo2ego.training.stages import STAGES, clip_generator, given_of, load_model
 from stores.reading import Store
 from stores.stream import ClipBatch, ClipStream
 
@@ -25,9 +25,10 @@ MakeExperiment = Callable[..., Experiment]
 
 
 @pytest.fixture
-def batch(framed_store: Store) -> ClipBatch:
+def batch(framed_store: Store, tiny_experiment: MakeExperiment) -> ClipBatch:
     """Three clips with all that the last stage reads."""
-    stream = ClipStream(framed_store, STAGES["poseinj"].reads, batch_size=3, seed=0)
+    reads = STAGES["poseinj"].reads(tiny_experiment("poseinj"))
+    stream = ClipStream(framed_store, reads, batch_size=3, seed=0)
     return stream.batch_at(0)
 
 
@@ -76,7 +77,7 @@ def test_the_velocity_that_is_wanted_has_loss_zero(
     """A model that knows noise and truth: v = (noisy - x0) / sigma."""
 
     class Knowing(torch.nn.Module):
-        def forward(self, noisy, sigma, condition, exo_latents, ego_rays, keep_exo):
+        def forward(self, noisy, sigma, given):
             truth = batch["ego_latents"].float()
             return (noisy - truth) / sigma.reshape(-1, 1, 1, 1, 1)
 
@@ -90,8 +91,8 @@ def test_exo_tokens_are_dropped_for_the_share_of_clips_that_is_asked(
     kept: list[bool] = []
 
     class Noting(torch.nn.Module):
-        def forward(self, noisy, sigma, condition, exo_latents, ego_rays, keep_exo):
-            kept.extend(keep_exo.tolist())
+        def forward(self, noisy, sigma, given):
+            kept.extend(given.keep_exo.tolist())
             return noisy
 
     for step in range(300):
@@ -105,7 +106,8 @@ def test_exo_tokens_are_dropped_for_the_share_of_clips_that_is_asked(
 def test_align_is_blind_to_its_ray_channels(
     store: Store, runs: dict[str, Path], tiny_experiment: MakeExperiment
 ):
-    batch = ClipStream(store, STAGES["align"].reads, batch_size=2, seed=0).batch_at(0)
+    reads = STAGES["align"].reads(tiny_experiment("align"))
+    batch = ClipStream(store, reads, batch_size=2, seed=0).batch_at(0)
     model = load_model(find_checkpoint(runs["align"]), wan_spec=None, device="cpu")
     prediction = model(batch["exo_latents[0]"].float(), batch["align_rays"].float())
     expected = (prediction.latent - batch["ego_latents[0]"].float()).abs().mean(dim=(1, 2, 3))
@@ -131,11 +133,10 @@ def test_poseinj_starts_as_the_multiexocon_that_it_goes_on_from(
     origin = Origin(tiny_experiment("poseinj"), "tiny", runs["multiexocon"], "cpu")
     second = STAGES["poseinj"].build(origin).model
     clip = part(batch, [0])
-    inputs = [clip[name].float() for name in ("first_frames/condition", "exo_latents")]
-    noisy = torch.randn_like(clip["ego_latents"].float())
+    noisy, sigma = torch.randn_like(clip["ego_latents"].float()), torch.tensor([0.4])
     with torch.no_grad():
-        plain = first(noisy, torch.tensor([0.4]), *inputs)
-        posed = second(noisy, torch.tensor([0.4]), *inputs, clip["ego_rays"].float())
+        plain = first(noisy, sigma, given_of(clip, tiny_experiment("multiexocon")))
+        posed = second(noisy, sigma, given_of(clip, tiny_experiment("poseinj")))
     assert torch.equal(plain, posed)
 
 

@@ -4,13 +4,15 @@ import pytest
 import torch
 
 from exo2ego.model.align import STTransformer, STTransformerSettings, build_align
+from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.generator import (
     Generator,
     GeneratorSettings,
     build_generator,
-    sample,
     trainable_parameters,
 )
+from exo2ego.model.given import Given
+from exo2ego.model.sampling import sample
 from exo2ego.model.views import by_views, clips_by_views
 from exo2ego.model.wan import LoraSettings, load_wan
 
@@ -71,8 +73,9 @@ def test_the_generator_sees_of_each_clip_the_views_that_it_has(
     exo, one = draw(1, 3, 4, 16, 3, 2, 4), slice(clip, clip + 1)
     noisy, condition = draw(2, 3, 16, 3, 2, 4), draw(3, 3, 16, 3, 2, 4)
     keep = torch.tensor([True, True, False])
-    together = generator(noisy, SIGMA, condition, without(exo), None, keep)[clip]
-    alone = generator(noisy[one], SIGMA[one], condition[one], only(exo, clip), None, keep[one])
+    together = generator(noisy, SIGMA, Given(condition, without(exo), None, keep))[clip]
+    given = Given(condition[one], only(exo, clip), None, keep[one])
+    alone = generator(noisy[one], SIGMA[one], given)
     assert torch.equal(together, alone[0])
 
 
@@ -80,19 +83,19 @@ def test_sampling_a_clip_with_three_views_is_sampling_it_with_these_alone(
     generator: Generator,
 ) -> None:
     exo, noise = draw(1, 3, 4, 16, 3, 2, 4), draw(2, 3, 16, 3, 2, 4)
-    condition, steps = draw(3, 3, 16, 3, 2, 4), {"steps": 2, "shift": 5.0, "guidance": 3.5}
-    together = sample(generator, condition, without(exo), None, noise, **steps)
+    condition, settings = draw(3, 3, 16, 3, 2, 4), SamplerSettings(steps=2)
+    together = sample(generator, Given(condition, without(exo)), noise, settings)
     for clip in range(3):
         one = slice(clip, clip + 1)
-        alone = sample(generator, condition[one], only(exo, clip), None, noise[one], **steps)
+        given = Given(condition[one], only(exo, clip))
+        alone = sample(generator, given, noise[one], settings)
         assert torch.equal(together[clip], alone[0])
 
 
 def test_absent_views_leave_every_gradient_finite(generator: Generator) -> None:
     exo = without(draw(1, 3, 4, 16, 3, 2, 4))
-    generator(
-        draw(2, 3, 16, 3, 2, 4), SIGMA, draw(3, 3, 16, 3, 2, 4), exo
-    ).square().sum().backward()
+    given = Given(draw(3, 3, 16, 3, 2, 4), exo)
+    generator(draw(2, 3, 16, 3, 2, 4), SIGMA, given).square().sum().backward()
     gradients = [one.grad for one in generator.parameters() if one.grad is not None]
     assert gradients and all(bool(one.isfinite().all()) for one in gradients)
 

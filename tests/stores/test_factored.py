@@ -87,7 +87,7 @@ def test_without_what_makes_them_rays_are_refused_and_not_zero(factored: Path) -
     store = open_store(factored)
     with pytest.raises(StoreFault, match=r"factored.*ego_rays") as fault:
         ClipStream(store, ("ego_rays",), batch_size=1, seed=0)
-    assert "CLIP_RAYS" in fault.value.fix
+    assert "CLIP_CAMERAS" in fault.value.fix
     assert store.info()["made_when_read"] == {"align_rays": 7, "ego_rays": 7}
 
 
