@@ -24,7 +24,7 @@ from stores.recipe import ClipRecipe
 from stores.schema import LATENT_CHANNELS
 
 TAKES, SECONDS, CLIPS_A_TAKE = 4, 2.8, 2
-HW, BASE_DIM, ROUNDS = (64, 64), 32, 1
+HW, BASE_DIM, ROUNDS = (64, 64), 32, 2
 """A third of the published VAE's width: nearly all of the time goes into it all the same."""
 _SECONDS_TO_START = 60
 _THREADS = """

@@ -169,6 +169,8 @@ DEPENDS_ON: Mapping[str, Callable[[ClipRecipe, ClipRow], tuple[Any, ...]]] = {
     "exo_frames": exo_inputs,
 }
 """By array: all of a clip's row of the index that its row of the array depends on."""
+OF_EXO_VIEWS = frozenset(name for name, inputs in DEPENDS_ON.items() if inputs is exo_inputs)
+"""Arrays that are made view by view."""
 
 
 def _picture(camera: CameraRow, *, lens_counts: bool) -> tuple[Any, ...]:
@@ -206,7 +208,7 @@ def _work(
     apart = {name for name in missing if name in CLIP_RAYS and wish.rays == "factored"}
     kept_rows, views = {}, {}
     for name in missing:
-        if DEPENDS_ON[name] is not exo_inputs:
+        if name not in OF_EXO_VIEWS:
             continue
         views[name] = tuple(range(recipe.views))
         if old and old.rows[name] != ABSENT_ROW:

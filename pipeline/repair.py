@@ -11,7 +11,7 @@ import numpy as np
 from exo2ego.geometry.clip_rays import CLIP_RAYS
 from exo2ego.model.vae import LatentCodec
 from pipeline.clip_parts import ClipParts
-from pipeline.encode_plan import ClipWork, PlannedShard
+from pipeline.encode_plan import OF_EXO_VIEWS, ClipWork, PlannedShard
 from pipeline.encode_shard import EncodeJob, ShardTask, load_checked_codec, make_parts
 from pipeline.quarantine import FailedClips, group_failures
 from stores.arrays import row_digest
@@ -129,7 +129,7 @@ def _work(store: Store, rows: list[DamagedRow]) -> tuple[ClipWork, ...]:
     for clip_id, of_clip in groupby(rows, key=lambda row: row.clip_id):
         arrays = tuple(row.array for row in of_clip)
         every = tuple(range(store.recipe.clips.views))
-        views = {name: every for name in arrays if name.startswith("exo_")}
+        views = {name: every for name in arrays if name in OF_EXO_VIEWS}
         found.append(ClipWork(store.row(clip_id), arrays, views=views))
     return tuple(found)
 
