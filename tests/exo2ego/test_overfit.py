@@ -1,0 +1,93 @@
+"""Every system and variant trains: one batch with fixed noise is learned, its loss falls tenfold."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+from exo2ego.model.seeding import initial_weights_from
+from exo2ego.model.wan import IN_CHANNELS
+from exo2ego.training.build import Origin, train_in_fp32, trained_parameters
+from exo2ego.training.experiment import Experiment, load_experiment
+from exo2ego.training.stages import STAGES, clip_generator
+from stores.schema import LATENT_CHANNELS, PATCH, ClipShape
+from stores.stream import ClipBatch
+
+STEPS, FALL, LR = 400, 10, 2e-3
+SHAPE = ClipShape(views=3, frames=5, hw=(32, 48))
+SMALL = ["precision=fp32", "batch.global_batch=2", "batch.micro_batch=2"]
+GENERATOR = [*SMALL, "exo_dropout=0.0"]
+LORA = ["lora.rank=32", "lora.alpha=32"]
+CASES: dict[str, tuple[str, Sequence[str]]] = {
+    "align": ("align", [*SMALL, "align.width=256", "align.blocks=2"]),
+    "multiexocon": ("multiexocon", [*GENERATOR, *LORA]),
+}
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Wan of the real class, of width 256 and two blocks, as a folder."""
+    with initial_weights_from(torch.Generator().manual_seed(0)):
+        model = WanTransformer3DModel(
+            patch_size=(1, PATCH, PATCH),
+            num_attention_heads=4,
+            attention_head_dim=64,
+            in_channels=IN_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            text_dim=32,
+            freq_dim=64,
+            ffn_dim=512,
+            num_layers=2,
+        )
+    folder = tmp_path_factory.mktemp("wan")
+    model.save_pretrained(folder / "transformer_2")
+    return str(folder)
+
+
+def random_batch(reads: Sequence[str]) -> ClipBatch:
+    """Two clips of noise, with the arrays that a stage reads."""
+    g, sizes = torch.Generator().manual_seed(5), SHAPE.sizes() | {"b": 2, "pose": 12}
+    axes = {
+        "exo_latents[0]": "b v c h w",
+        "ego_latents[0]": "b c h w",
+        "exo_latents": "b v c t h w",
+        "ego_latents": "b c t h w",
+        "first_frames/condition": "b c t h w",
+        "align_rays": "b v 6 h w",
+        "ego_rays": "b T 6 H W",
+        "ego_poses": "b T pose",
+    }
+    arrays = {
+        read: torch.randn([sizes[axis] for axis in axes[read].split()], generator=g)
+        for read in reads
+    }
+    return ClipBatch(["one", "two"], arrays, [(0, 1, 2)] * 2)
+
+
+def learned(experiment: Experiment, wan: str, parent: Path | None) -> list[float]:
+    """The loss of one batch, step by step, until it has fallen far enough."""
+    stage = STAGES[experiment.stage]
+    model = stage.build(Origin(experiment, wan, parent, "cpu")).model
+    train_in_fp32(model)
+    batch = random_batch(stage.reads(experiment))
+    optimiser = torch.optim.AdamW(trained_parameters(model).values(), lr=LR, weight_decay=0.0)
+    losses = []
+    while len(losses) < STEPS and not (losses and losses[-1] * FALL <= losses[0]):
+        generators = [clip_generator(0, 0, clip) for clip in batch.clip_ids]
+        loss = stage.losses(model, batch, generators, experiment).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained_parameters(model).values(), 1.0)
+        optimiser.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_batch_is_learned(name: str, wan: str) -> None:
+    experiment_name, overrides = CASES[name]
+    losses = learned(load_experiment(experiment_name, overrides), wan, None)
+    print(f"{name}: {losses[0]:.3f} to {losses[-1]:.4f} in {len(losses)} steps")
+    assert losses[-1] * FALL <= losses[0]
