@@ -13,7 +13,10 @@ ARROWS = {
     "stores": ("stores",),
     "exo2ego": ("exo2ego", "stores"),
     "exo2ego.geometry": ("exo2ego.geometry",),
-    "exo2ego.geometry.clip_rays": ("exo2ego.geometry", "stores.index", "stores.recipe"),
+    **dict.fromkeys(
+        [f"exo2ego.geometry.{name}" for name in ("clip_lenses", "clip_points", "clip_rays")],
+        ("exo2ego.geometry", "stores.index", "stores.recipe"),
+    ),
     "exo2ego.model": ("exo2ego.model", "exo2ego.geometry", "stores"),
     "exo2ego.training": ("exo2ego.training", "exo2ego.model", "exo2ego.geometry", "stores"),
 }

@@ -16,7 +16,7 @@ import blake3
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from exo2ego.model.align import AlignSettings
+from exo2ego.model.align import AlignSettings, STTransformerSettings
 from exo2ego.model.condition import ConditionSettings
 from exo2ego.model.flow import SigmaSettings
 from exo2ego.model.poseinj import PoseInjSettings
@@ -114,7 +114,9 @@ class AlignExperiment(Experiment):
     """EgoExo-Align (3.3, 8.2.1)."""
 
     stage: Literal["align"]
-    align: AlignSettings = Field(description="architecture (Table 7)")
+    align: AlignSettings = Field(
+        default=STTransformerSettings(), description="architecture (Table 7; others: Table 3)"
+    )
 
 
 class DiffusionExperiment(Experiment):
@@ -203,7 +205,7 @@ def parse_experiment(tree: dict[str, Any], *, where: object) -> Experiment:
     try:
         return kind.model_validate_json(orjson.dumps(tree), strict=True)
     except ValidationError as cause:
-        raise _fault_of(cause, kind, where) from cause
+        raise _fault_of(cause, kind, where, tree) from cause
 
 
 def known_keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -276,14 +278,27 @@ def _override_fault(override: str, got: str) -> ExperimentFault:
     )
 
 
-def _fault_of(cause: ValidationError, kind: type[Experiment], where: object) -> ExperimentFault:
+def _without_alternatives(place: Sequence[int | str], tree: Any) -> Iterator[str]:
+    """The keys of a place in the tree, without the name of an alternative that pydantic adds."""
+    for part in place:
+        if part == place[-1] or not isinstance(tree, dict) or part in tree:
+            yield str(part)
+            tree = tree.get(part) if isinstance(tree, dict) else None
+
+
+def _fault_of(
+    cause: ValidationError, kind: type[Experiment], where: object, tree: dict[str, Any]
+) -> ExperimentFault:
     """The first of pydantic's complaints, in five parts."""
     first = cause.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    keys = list(known_keys(kind))
+    key = ".".join(_without_alternatives(first["loc"], tree))
+    keys = list(dict.fromkeys(known_keys(kind)))
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, keys, n=1) or ["one of the known keys"]
         expected, got, fix = ", ".join(keys), f"the unknown key {key}", f"Use {close[0]}."
+    elif first["type"] == "union_tag_not_found":
+        expected, got = "a name that says which alternative is meant", repr(first["input"])
+        fix = f"Add {key}.name; the experiments in exo2ego/experiments have examples."
     else:
         got = "nothing" if first["type"] == "missing" else repr(first["input"])
         expected, fix = first["msg"], f"Mend {key} in the file, or with --set {key}=..."

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import blake3
 import orjson
@@ -12,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from exo2ego.model.align import align_given, align_reads
 from exo2ego.model.condition import ConditionSettings, FirstFrameFill, condition_latents
 from exo2ego.model.vae import LatentCodec, load_codec
 from exo2ego.training.checkpoint import (
@@ -20,6 +22,7 @@ from exo2ego.training.checkpoint import (
     find_checkpoint,
     read_state,
 )
+from exo2ego.training.experiment import AlignExperiment, parse_experiment
 from exo2ego.training.lineage import check_same_store
 from exo2ego.training.stages import arithmetic, load_model
 from stores.derived import Derived, DerivedRow, finished_derived, write_derived
@@ -71,9 +74,9 @@ def encode_first_frames(
     done = finished_derived(store, FIRST_FRAMES, digest)
     left = [clip_id for clip_id in store.clip_ids if clip_id not in done]
     model = load_model(checkpoint, wan_spec=None, device=device)
-    precision = state.experiment["precision"]
+    experiment = cast(AlignExperiment, parse_experiment(state.experiment, where=checkpoint))
     clips = track(left, total=len(left), what="first frames", unit="clips")
-    rows = _rows(store, clips, model, codec, precision=precision, fill=fill)
+    rows = _rows(store, clips, model, codec, experiment, fill)
     provenance = made_by | {"align_experiment": state.experiment_digest, "store": store.hash}
     path = write_derived(store, FIRST_FRAMES, digest, rows, provenance)
     seconds = time.perf_counter() - began
@@ -128,14 +131,13 @@ def _rows(
     clip_ids: Iterator[str],
     model: nn.Module,
     codec: LatentCodec,
-    *,
-    precision: str,
+    experiment: AlignExperiment,
     fill: FirstFrameFill,
 ) -> Iterator[DerivedRow]:
     """Each clip's prediction and condition. One at a time: no bit depends on a batch."""
     frames = store.recipe.clips.frames
     for clip_id in clip_ids:
-        latent = predict_first_latent(store, [clip_id], model, precision, str(codec.device))
+        latent = predict_first_latent(store, [clip_id], model, experiment, str(codec.device))
         condition = condition_latents(codec, latent, frames, fill)
         video = rearrange(condition, "1 c t h w -> t c h w")
         yield (
@@ -149,13 +151,20 @@ def _rows(
 
 @torch.no_grad()
 def predict_first_latent(
-    store: Store, clip_ids: Sequence[str], model: nn.Module, precision: str, device: str
+    store: Store,
+    clip_ids: Sequence[str],
+    model: nn.Module,
+    experiment: AlignExperiment,
+    device: str,
 ) -> Float[Tensor, "b c h w"]:
     """Align's prediction of the clips' first ego latents, float32."""
     views = torch.from_numpy(store.read("exo_latents", clip_ids, first_frame=True)).to(device)
-    rays = torch.from_numpy(store.read("align_rays", clip_ids)).to(device)
-    with arithmetic(precision, device):
-        return model(views.float(), rays.float()).latent.float()
+    arrays = {
+        name: torch.from_numpy(store.read(name, clip_ids)).to(device)
+        for name in align_reads(experiment.align)
+    }
+    with arithmetic(experiment.precision, device):
+        return model(align_given(experiment.align, views, arrays)).latent.float()
 
 
 def _align_state(checkpoint: Path) -> CheckpointState:

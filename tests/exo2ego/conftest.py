@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from exo2ego.geometry.clip_rays import CLIP_CAMERAS
 from exo2ego.model.vae import load_codec
 from exo2ego.training.experiment import Experiment, load_experiment
 from exo2ego.training.first_frames import encode_first_frames
@@ -118,7 +119,7 @@ def store_path(make_store: Callable[..., Path], clip_rows: list[ClipRow]) -> Pat
 @pytest.fixture(scope="session")
 def store(store_path: Path) -> Store:
     """The same, open."""
-    return open_store(store_path)
+    return open_store(store_path, derive=CLIP_CAMERAS)
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +153,7 @@ def framed_store(
     """The store with Align's first frames."""
     path = tmp_path_factory.mktemp("framed") / "tiny.store"
     shutil.copytree(store_path, path)
-    opened = open_store(path)
+    opened = open_store(path, derive=CLIP_CAMERAS)
     encode_first_frames(opened, align_run, vae_spec="tiny")
     return opened
 

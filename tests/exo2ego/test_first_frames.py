@@ -10,6 +10,7 @@ import torch
 from exo2ego.model.condition import ConditionSettings, condition_latents
 from exo2ego.model.vae import load_codec
 from exo2ego.training.checkpoint import CheckpointFault, find_checkpoint, read_state
+from exo2ego.training.experiment import AlignExperiment
 from exo2ego.training.first_frames import (
     FIRST_FRAMES,
     encode_first_frames,
@@ -32,13 +33,14 @@ def own_store(store_path: Path, tmp_path: Path) -> Store:
 
 
 def test_every_clip_gets_aligns_prediction_and_the_condition_made_of_it(
-    framed_store: Store, align_run: Path
+    framed_store: Store, align_run: Path, tiny_experiment: Callable[..., AlignExperiment]
 ):
+    experiment = tiny_experiment("align")
     derived = framed_store.derived(FIRST_FRAMES)
     assert derived.clip_ids == framed_store.clip_ids
     model = load_model(find_checkpoint(align_run), wan_spec=None, device="cpu")
     for clip_id in framed_store.clip_ids[::4]:
-        latent = predict_first_latent(framed_store, [clip_id], model, "fp32", "cpu")
+        latent = predict_first_latent(framed_store, [clip_id], model, experiment, "cpu")
         condition = condition_latents(load_codec("tiny"), latent, 5, "decode")
         stored = torch.from_numpy(derived.read("first_latent", [clip_id]))
         assert torch.equal(stored, latent.half())

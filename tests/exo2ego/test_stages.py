@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from exo2ego.model.align.prediction import AlignGiven
 from exo2ego.model.wan import load_wan
 from exo2ego.training.build import (
     Origin,
@@ -109,7 +110,8 @@ def test_align_is_blind_to_its_ray_channels(
     reads = STAGES["align"].reads(tiny_experiment("align"))
     batch = ClipStream(store, reads, batch_size=2, seed=0).batch_at(0)
     model = load_model(find_checkpoint(runs["align"]), wan_spec=None, device="cpu")
-    prediction = model(batch["exo_latents[0]"].float(), batch["align_rays"].float())
+    given = AlignGiven(batch["exo_latents[0]"].float(), batch["align_rays"].float())
+    prediction = model(given)
     expected = (prediction.latent - batch["ego_latents[0]"].float()).abs().mean(dim=(1, 2, 3))
     torch.testing.assert_close(losses("align", model, batch, tiny_experiment("align")), expected)
 
