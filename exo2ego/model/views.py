@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
 def by_views(
     run: Callable[..., Float[Tensor, "b ..."]],
-    of_views: tuple[Float[Tensor, "b v ..."], ...],
+    of_views: tuple[Shaped[Tensor, "b v ..."], ...],
     of_clips: tuple[Tensor | None, ...] = (),
 ) -> Float[Tensor, "b ..."]:
     """run(*of_views, *of_clips), each clip with the views that it has, in the batch's order.

@@ -1,4 +1,4 @@
-"""Every system and variant trains: one batch with fixed noise is learned, its loss falls tenfold."""
+"""Every system and variant learns: on one batch with fixed noise, its loss falls tenfold."""
 
 from collections.abc import Sequence
 from pathlib import Path
