@@ -368,7 +368,12 @@ def train(
 @app.command()
 def encode_first_frames(
     store: Store,
-    align: Annotated[Path, typer.Option(help="Run of the stage align.")],
+    align: Annotated[Path | None, typer.Option(help="Run of the stage align.")] = None,
+    source: Annotated[
+        Literal["align", "ground-truth", "exo", "none"],
+        typer.Option("--from", help="Where first frames come from: see docs/experiments.md."),
+    ] = "align",
+    view: Annotated[int, typer.Option(min=0, help="With --from exo: which view.")] = 0,
     vae: Vae = PUBLISHED,
     fill: Annotated[
         Literal["decode", "grey", "zeros"],
@@ -378,18 +383,19 @@ def encode_first_frames(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Let EgoExo-Align predict every clip's first ego frame, and keep it beside the store.
+    """Make every clip's first ego frame, by EgoExo-Align or else, and keep it beside the store.
 
-    MultiExoCon, PoseInj and sampling take these predictions as their image condition.
+    MultiExoCon, PoseInj, VAWAN and sampling take these frames as their image condition.
     """
-    from exo2ego.training.first_frames import encode_first_frames as predict
+    from exo2ego.training.first_frame_sources import frame_maker, frame_source
+    from exo2ego.training.first_frames import encode_first_frames as make
 
-    report = predict(
+    maker = frame_maker(frame_source(source, view), align, allow_other_store=allow_other_store)
+    report = make(
         opened(store),
-        align,
+        maker,
         vae_spec=vae,
         fill=fill,
-        allow_other_store=allow_other_store,
         device=chosen_device(device),
         track=drawn,
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -48,7 +49,7 @@ class Given:
 def check_given(given: Given) -> None:
     """Raises ShapeFault unless exo and ego latents are of one grid that the model's patches fit.
 
-    Shapes alone: numbers are not looked at, which would wait for a GPU (`stages.given_of` does).
+    Shapes alone: numbers are not looked at, which would wait for a GPU.
     """
     ego, exo = tuple(given.condition.shape[1:]), tuple(given.exo_latents.shape[2:])
     channels, _, *hw = ego
@@ -90,3 +91,30 @@ def check_rays(rays: Float[Tensor, "b T 6 H W"], given: Given) -> None:
             got=got,
             fix="Take latents and rays from one store.",
         )
+
+
+def check_numbers(given: Given) -> None:
+    """Raises ShapeFault if the condition, a pose or a view that is there holds NaN or infinity.
+
+    A store refuses such rows, and training tells NaN by its loss; this is for what is sampled.
+    """
+    views = rearrange(given.exo_latents, "b v c t h w -> b v (c t h w)").isfinite()
+    partly = views.any(dim=-1) & ~views.all(dim=-1)
+    found = {
+        "exo_latents": partly.any(dim=1),
+        "condition": ~_finite(given.condition),
+        "pose": torch.zeros_like(partly[:, 0]) if given.pose is None else ~_finite(given.pose),
+    }
+    for name, bad in found.items():
+        if bad.any():
+            raise ShapeFault(
+                "What a video is to be made of is not a number.",
+                where=f"Given.{name}, clip {int(bad.nonzero()[0])} of the batch",
+                expected="finite numbers; NaN in all of an exo view that is absent",
+                got="NaN or infinity among others",
+                fix="Run `exo2ego store verify` if it is from a store.",
+            )
+
+
+def _finite(array: Tensor) -> Bool[Tensor, " b"]:
+    return array.isfinite().flatten(1).all(dim=1)

@@ -112,7 +112,9 @@ def build_align_stage(origin: Origin) -> Built:
 def build_multiexocon_stage(origin: Origin) -> Built:
     """Wan with fresh exo tokens and LoRA."""
     experiment = cast(MultiExoConExperiment, origin.experiment)
-    return _build_generator(origin, GeneratorSettings(lora=experiment.lora))
+    known = experiment.condition.first_frame_known
+    settings = GeneratorSettings(lora=experiment.lora, exo=experiment.exo, first_frame_known=known)
+    return _build_generator(origin, settings)
 
 
 def build_poseinj_stage(origin: Origin) -> Built:
@@ -121,7 +123,12 @@ def build_poseinj_stage(origin: Origin) -> Built:
     folder = _required_parent(origin.parent)
     state = read_state(folder)
     first = cast(MultiExoConExperiment, parse_experiment(state.experiment, where=folder))
-    settings = GeneratorSettings(lora=first.lora, pose=experiment.pose)
+    settings = GeneratorSettings(
+        lora=first.lora,
+        exo=first.exo,
+        pose=experiment.pose,
+        first_frame_known=experiment.condition.first_frame_known,
+    )
     built = _build_generator(origin, settings)
     check_wan(built.wan, state, folder)
     put_weights(built.model, read_weights(folder), folder)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from exo2ego.model.align import AlignSettings, STTransformerSettings
 from exo2ego.model.condition import ConditionSettings
 from exo2ego.model.flow import SigmaSettings
+from exo2ego.model.multiexocon import MultiExoConSettings
 from exo2ego.model.poseinj import PoseInjSettings
 from exo2ego.model.wan import LoraSettings
 from stores.errors import UserFault
@@ -133,7 +134,7 @@ class DiffusionExperiment(Experiment):
     )
     condition: ConditionSettings = Field(
         default=ConditionSettings(),
-        description="how the predicted first frame becomes Wan's condition",
+        description="Wan's image condition: its first frame, and what follows it",
     )
 
     @property
@@ -149,6 +150,10 @@ class MultiExoConExperiment(DiffusionExperiment):
     lora: LoraSettings = Field(
         default=LoraSettings(),
         description="of the self-attention; poseinj goes on with it (Table 10)",
+    )
+    exo: MultiExoConSettings = Field(
+        default=MultiExoConSettings(),
+        description="what exo tokens are beside their embedding; poseinj keeps it (3.4.1)",
     )
 
 

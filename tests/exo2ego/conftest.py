@@ -10,6 +10,7 @@ import pytest
 from exo2ego.geometry.clip_rays import CLIP_CAMERAS
 from exo2ego.model.vae import load_codec
 from exo2ego.training.experiment import Experiment, load_experiment
+from exo2ego.training.first_frame_sources import Predicted
 from exo2ego.training.first_frames import encode_first_frames
 from exo2ego.training.trainer import train
 from stores.index import CameraRow, ClipRecipe, ClipRow
@@ -154,7 +155,7 @@ def framed_store(
     path = tmp_path_factory.mktemp("framed") / "tiny.store"
     shutil.copytree(store_path, path)
     opened = open_store(path, derive=CLIP_CAMERAS)
-    encode_first_frames(opened, align_run, vae_spec="tiny")
+    encode_first_frames(opened, Predicted(align_run), vae_spec="tiny")
     return opened
 
 

@@ -16,6 +16,7 @@ from exo2ego.evaluation.manifest import MANIFEST, SamplesFault, read_manifest
 from exo2ego.evaluation.sample import noise_seed, sample
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.training.checkpoint import CheckpointFault, find_checkpoint, read_state
+from exo2ego.training.first_frame_sources import Predicted
 from exo2ego.training.first_frames import encode_first_frames
 from exo2ego.training.trainer import train
 from stores.errors import StoreFault
@@ -146,7 +147,7 @@ def test_a_clip_that_was_not_filmed_and_lacks_a_view_is_sampled_all_the_same(
 ):
     row = next(row for row in clip_rows if row.clip_id == TEST_1[0])
     bare = write_bare_store(tmp_path / "bare.store", row, store.recipe)
-    encode_first_frames(bare, align_run, vae_spec="tiny", allow_other_store=True)
+    encode_first_frames(bare, Predicted(align_run, True), vae_spec="tiny")
     sample(bare, runs[stage], tmp_path / "out", vae_spec="tiny", sampler=QUICK)
     frames = frames_of(tmp_path / "out", TEST_1[0])
     assert frames.float().std() > 0
@@ -215,7 +216,7 @@ def test_other_first_frames_than_the_generators_are_refused(
     other = tmp_path / "align"
     train("align", store, other, tiny_experiment("align", "seed=9"))
     opened = open_store(own)
-    encode_first_frames(opened, other, vae_spec="tiny")
+    encode_first_frames(opened, Predicted(other), vae_spec="tiny")
     digest = read_state(find_checkpoint(runs["poseinj"])).first_frames
     with pytest.raises(StoreFault, match=str(digest)[:12]):
         sample(opened, runs["poseinj"], tmp_path / "out", vae_spec="tiny", sampler=QUICK)
