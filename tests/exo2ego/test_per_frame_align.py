@@ -125,9 +125,8 @@ def test_a_frame_depends_on_its_own_time_alone(
     (clip_id,) = true_store.clip_ids
     sample(true_store, out, tmp_path, vae_spec="tiny")
     views = true_store.read("exo_frames", [clip_id])[0, :2, 3:4]
-    exo = (
-        load_codec("tiny").encode(video_from_frames(torch.from_numpy(views))).half()[None, :, :, 0]
-    )
+    encoded = load_codec("tiny").encode(video_from_frames(torch.from_numpy(views))).half()
+    exo = rearrange(encoded, "v c 1 h w -> 1 v c h w")
     then, recipe = clip_of_frame(true_store.row(clip_id), 3), true_store.recipe.clips
     named = {
         name: torch.from_numpy(CLIP_CAMERAS[name](recipe, then))[None, :2]
