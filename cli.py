@@ -405,7 +405,7 @@ def encode_first_frames(
 @app.command()
 def sample(
     store: Store,
-    checkpoint: Annotated[Path, typer.Option(help="Run of multiexocon or poseinj.")],
+    checkpoint: Annotated[Path, typer.Option(help="Run of a stage; align: every frame by itself.")],
     out: Annotated[Path, typer.Option(help="Folder for videos and manifest.")],
     clips: Annotated[
         str, typer.Option(help="test-1: the central clip of each test take; or test-all.")

@@ -25,6 +25,7 @@ from exo2ego.training.stages import STAGES, load_model
 from exo2ego.training.trainer import train
 from stores.errors import ShapeFault
 from stores.reading import Store
+from stores.schema import ClipShape
 from stores.stream import ClipStream
 
 SMALL = {
@@ -82,9 +83,9 @@ def test_any_number_of_views_gives_one_frame(name: str, v: int):
 
 
 @every
-@pytest.mark.parametrize("pixels", [(64, 96), (128, 128)])
-def test_other_frame_sizes_work(name: str, pixels: tuple[int, int]):
-    h, w = (side // 8 for side in pixels)
+@pytest.mark.parametrize(("frames", "hw"), [(5, (64, 96)), (17, (128, 128))])
+def test_other_clip_shapes_work(name: str, frames: int, hw: tuple[int, int]):
+    h, w = ClipShape(views=2, frames=frames, hw=hw).latent().hw
     prediction = build_align(SMALL[name], rng())(given(SMALL[name], 2, h, w, b=1))
     assert prediction.latent.shape == (1, 16, h, w)
 
@@ -168,17 +169,18 @@ def test_bf16_is_near_fp32(name: str):
 
 
 @every
-def test_a_patch_of_the_batch_is_learned_by_heart(name: str):
-    """200 steps on two clips take most of the loss away: nothing on the way blocks the gradient."""
-    model, one, truth = build_align(SMALL[name], rng()), given(SMALL[name]), draw(9, 2, 16, 4, 6)
-    optimiser, losses = torch.optim.AdamW(model.parameters(), lr=1e-2), []
+def test_one_batch_is_learned_by_heart(name: str):
+    """Two clips, 200 steps: the loss falls tenfold."""
+    settings = SMALL[name].model_copy(update={"width": 48})
+    model, one, truth = build_align(settings, rng()), given(settings), draw(9, 2, 16, 4, 6)
+    optimiser, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
     for _ in range(200):
         loss = (model(one).latent - truth).abs().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < losses[0] / 10
 
 
 def test_without_pose_no_ray_enters():

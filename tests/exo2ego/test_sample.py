@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import orjson
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -203,9 +204,16 @@ def test_first_frames_that_are_not_there_are_a_fault_with_the_command(
         sample(store, runs["poseinj"], tmp_path, vae_spec="tiny")
 
 
-def test_an_align_run_cannot_be_sampled(framed_store: Store, runs: dict[str, Path], tmp_path: Path):
-    with pytest.raises(CheckpointFault, match="one of stage align"):
-        sample(framed_store, runs["align"], tmp_path, vae_spec="tiny")
+def test_a_generator_whose_checkpoint_lost_its_first_frames_is_refused(
+    framed_store: Store, runs: dict[str, Path], tmp_path: Path
+):
+    run = tmp_path / "run"
+    shutil.copytree(runs["multiexocon"], run)
+    path = find_checkpoint(run) / "state.json"
+    lost = orjson.loads(path.read_bytes()) | {"first_frames": None}
+    path.write_bytes(orjson.dumps(lost))
+    with pytest.raises(CheckpointFault, match="first_frames"):
+        sample(framed_store, run, tmp_path / "out", vae_spec="tiny")
 
 
 def test_other_first_frames_than_the_generators_are_refused(
