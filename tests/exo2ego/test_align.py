@@ -20,7 +20,7 @@ from exo2ego.model.align import (
 from exo2ego.model.align.prediction import AlignFault, AlignGiven
 from exo2ego.training.checkpoint import find_checkpoint
 from exo2ego.training.experiment import AlignExperiment, experiment_names, load_experiment
-from exo2ego.training.first_frames import predict_first_latent
+from exo2ego.training.first_frame_sources import predict_first_latent
 from exo2ego.training.stages import STAGES, load_model
 from exo2ego.training.trainer import train
 from stores.errors import ShapeFault
