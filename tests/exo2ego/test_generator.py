@@ -1,5 +1,6 @@
 """The generator: invisible at the start, what trains, saving and loading, sampling."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,3 +176,16 @@ def test_a_clip_is_sampled_alike_alone_and_in_a_batch():
     for clip in (slice(0, 1), slice(1, 2)):
         alone = sample(generator, clips("poseinj", clip), noise(clip), settings)
         assert_close(alone, both[clip], rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, as it compiles
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+def test_compiled_blocks_give_the_same_velocities():
+    plain, compiled = build("poseinj"), build("poseinj")
+    for generator in (plain, compiled):
+        for stage in STAGES:
+            disturb(generator, stage)
+        generator.requires_grad_(False)
+    compiled.wan.compile_repeated_blocks(fullgraph=True)
+    known = clips("poseinj")
+    assert_close(compiled(noise(), SIGMA, known), plain(noise(), SIGMA, known), rtol=0, atol=1e-5)

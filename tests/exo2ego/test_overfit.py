@@ -1,4 +1,4 @@
-"""Every system and variant learns: on one batch with fixed noise, its loss falls tenfold."""
+"""Every generator and variant learns: on one batch with fixed noise, its loss falls tenfold."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,6 @@ SMALL = ["precision=fp32", "batch.global_batch=2", "batch.micro_batch=2"]
 GENERATOR = [*SMALL, "exo_dropout=0.0"]
 LORA = ["lora.rank=32", "lora.alpha=32"]
 CASES: dict[str, tuple[str, Sequence[str]]] = {
-    "align": ("align", [*SMALL, "align.width=256", "align.blocks=2"]),
     "multiexocon": ("multiexocon", [*GENERATOR, *LORA]),
 }
 
@@ -50,12 +49,9 @@ def random_batch(reads: Sequence[str]) -> ClipBatch:
     """Two clips of noise, with the arrays that a stage reads."""
     g, sizes = torch.Generator().manual_seed(5), SHAPE.sizes() | {"b": 2, "pose": 12}
     axes = {
-        "exo_latents[0]": "b v c h w",
-        "ego_latents[0]": "b c h w",
         "exo_latents": "b v c t h w",
         "ego_latents": "b c t h w",
         "first_frames/condition": "b c t h w",
-        "align_rays": "b v 6 h w",
         "ego_rays": "b T 6 H W",
         "ego_poses": "b T pose",
     }
