@@ -13,7 +13,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class KnownKeysValues:
@@ -67,7 +67,7 @@ def known_exo(
 
     With `null`, Wan takes the clips twice: first with their tokens, then with this one alone.
     """
-    attentions: list[nn.Module] = [block.get_submodule("attn2") for block in wan.blocks]
+    attentions: list[Any] = [block.get_submodule("attn2") for block in wan.blocks]
     before: list[Any] = [attention.processor for attention in attentions]
     try:
         for attention in attentions:

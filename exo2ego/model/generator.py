@@ -97,8 +97,14 @@ class Generator(nn.Module):
         The pose is given if and only if there is a PoseInj. An exo view that is NaN has no tokens.
         """
 
-        def run(exo: Tensor, places: Tensor, *of_clips: Tensor | None) -> Tensor:
-            noisy, sigma, known, keep = of_clips
+        def run(
+            exo: Tensor,
+            places: Tensor,
+            noisy: Tensor,
+            sigma: Tensor,
+            known: Tensor,
+            keep: Tensor | None,
+        ) -> Tensor:
             tokens = self.exo_tokens(exo, places, keep)
             return self.velocity(noisy, timestep_of(sigma), known, tokens)
 

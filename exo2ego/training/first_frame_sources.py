@@ -48,7 +48,10 @@ class FirstFrameFault(UserFault, ValueError):
 class FrameMaker(Protocol):
     """Makes first frames of one source."""
 
-    source: FirstFrameSource
+    @property
+    def source(self) -> FirstFrameSource:
+        """What the experiment's condition calls it."""
+        ...
 
     def clips(self, store: Store) -> list[str]:
         """Ids of the clips for which there is such a frame."""
