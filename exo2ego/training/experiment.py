@@ -7,10 +7,10 @@ settings, beside the model) if all stages share it, else in the stage's file in 
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import blake3
 import orjson
@@ -22,6 +22,7 @@ from exo2ego.model.flow import SigmaSettings
 from exo2ego.model.multiexocon import MultiExoConSettings
 from exo2ego.model.poseinj import PoseInjSettings
 from exo2ego.model.wan import LoraSettings
+from exo2ego.training.experiment_keys import keys_of_place, known_keys
 from stores.errors import UserFault
 
 BARE_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -213,27 +214,6 @@ def parse_experiment(tree: dict[str, Any], *, where: object) -> Experiment:
         raise _fault_of(cause, kind, where, tree) from cause
 
 
-def known_keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every key of a model, dotted; of a choice of models, the keys of each."""
-    for name, field in kind.model_fields.items():
-        parts = [part for part in _flat(field.annotation) if _is_settings(part)]
-        if not parts:
-            yield prefix + name
-        for part in parts:
-            yield from known_keys(part, f"{prefix}{name}.")
-
-
-def _flat(annotation: Any) -> Iterator[Any]:
-    """The annotation, or the members of a union or Annotated, however deep."""
-    yield annotation
-    for part in get_args(annotation):
-        yield from _flat(part)
-
-
-def _is_settings(part: Any) -> bool:
-    return isinstance(part, type) and issubclass(part, BaseModel)
-
-
 def _read_toml(name_or_path: str) -> dict[str, Any]:
     """The tree of a named experiment, or of a file."""
     shipped = files("exo2ego") / "experiments" / f"{name_or_path}.toml"
@@ -283,21 +263,13 @@ def _override_fault(override: str, got: str) -> ExperimentFault:
     )
 
 
-def _without_alternatives(place: Sequence[int | str], tree: Any) -> Iterator[str]:
-    """The keys of a place in the tree, without the name of an alternative that pydantic adds."""
-    for part in place:
-        if part == place[-1] or not isinstance(tree, dict) or part in tree:
-            yield str(part)
-            tree = tree.get(part) if isinstance(tree, dict) else None
-
-
 def _fault_of(
     cause: ValidationError, kind: type[Experiment], where: object, tree: dict[str, Any]
 ) -> ExperimentFault:
     """The first of pydantic's complaints, in five parts."""
     first = cause.errors()[0]
-    key = ".".join(_without_alternatives(first["loc"], tree))
-    keys = list(dict.fromkeys(known_keys(kind)))
+    key = ".".join(keys_of_place(first["loc"], tree))
+    keys = list(dict.fromkeys(known_keys(kind, tree)))
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, keys, n=1) or ["one of the known keys"]
         expected, got, fix = ", ".join(keys), f"the unknown key {key}", f"Use {close[0]}."

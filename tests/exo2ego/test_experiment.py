@@ -13,9 +13,9 @@ from exo2ego.training.experiment import (
     EXPERIMENTS,
     ExperimentFault,
     experiment_names,
-    known_keys,
     load_experiment,
 )
+from exo2ego.training.experiment_keys import known_keys
 
 STAGES = ("align", "multiexocon", "poseinj")
 
@@ -109,6 +109,17 @@ def test_a_key_of_an_alternative_is_told_without_pydantics_name_for_it():
     assert str(fault.value.where).endswith("key align.view_block")
     with pytest.raises(ExperimentFault, match=r"Mend align\.pose") as fault:
         load_experiment("align-cross-attention", ["align.pose=2"])
+
+
+def test_a_key_of_another_alternative_is_answered_with_those_of_the_named_one():
+    with pytest.raises(ExperimentFault, match=r"the unknown key align\.pose") as fault:
+        load_experiment("align", ["align.pose=true"])
+    keys = str(fault.value.expected).split(", ")
+    assert "align.patch" in keys and "align.pose" not in keys and "align.view_blocks" not in keys
+    with pytest.raises(ExperimentFault, match="optimiser"):
+        load_experiment("align", ["optimiser.name=adam"])
+    with pytest.raises(ExperimentFault, match="align"):
+        load_experiment("align", ["align.name=pixelner"])
 
 
 def test_an_alternative_without_a_name_is_asked_for_it(tmp_path: Path):
