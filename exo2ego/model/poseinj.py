@@ -7,14 +7,11 @@ from einops import rearrange
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional
 
+from exo2ego.model.rays import RayEncoder
 from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.wan import TRAINABLE_DTYPE
-from stores.schema import PATCH, RAY_CHANNELS, VAE_PIXEL_STRIDE
-
-KERNEL_FRAMES, STRIDE_FRAMES = 3, 2
-"""Of each of the two causal convolutions; together they take the VAE's stride of 4 frames."""
+from stores.schema import PATCH
 
 
 class PoseInjSettings(BaseModel):
@@ -35,20 +32,6 @@ class PoseInjSettings(BaseModel):
     )
 
 
-class CausalConv(nn.Module):
-    """Convolution over time alone, of stride 2, that sees no later frame."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.conv = nn.Conv3d(
-            in_channels, out_channels, (KERNEL_FRAMES, 1, 1), stride=(STRIDE_FRAMES, 1, 1)
-        )
-
-    def forward(self, frames: Float[Tensor, "b c T h w"]) -> Float[Tensor, "b c2 t h w"]:
-        """Frame j sees frames up to 2j: zeros stand before the first."""
-        return self.conv(functional.pad(frames, (0, 0, 0, 0, KERNEL_FRAMES - 1, 0)))
-
-
 class PoseInj(nn.Module):
     """Takes the place of Wan's patch embedding, and gives it the pose as extra input channels.
 
@@ -63,12 +46,7 @@ class PoseInj(nn.Module):
         width, patch = patch_embedding.out_channels, (1, PATCH, PATCH)
         self.latents = patch_embedding
         with initial_weights_from(generator):
-            self.rays = nn.Sequential(
-                CausalConv(RAY_CHANNELS * VAE_PIXEL_STRIDE**2, settings.latent_width),
-                nn.SiLU(),
-                CausalConv(settings.latent_width, settings.latent_width),
-                nn.SiLU(),
-            )
+            self.rays = RayEncoder(settings.latent_width)
             self.tokens = nn.Conv3d(settings.latent_width, settings.token_width, patch, patch)
             self.project = nn.Linear(width + settings.token_width, width)
         with torch.no_grad():
@@ -79,9 +57,7 @@ class PoseInj(nn.Module):
 
     def encode(self, ego_rays: Float[Tensor, "b T 6 H W"]) -> Float[Tensor, "b p t h w"]:
         """Features of the rays on the latent grid; frame j depends on RGB frames up to 4j."""
-        stride = VAE_PIXEL_STRIDE
-        unshuffled = rearrange(ego_rays, "b T r (h y) (w x) -> b (r y x) T h w", y=stride, x=stride)
-        return self.rays(unshuffled.to(TRAINABLE_DTYPE))
+        return self.rays(ego_rays)
 
     def forward(self, posed: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t h2 w2"]:
         """Embedded tokens of latents (the first channels) and ray features (the rest).
