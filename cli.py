@@ -324,7 +324,7 @@ def encode_clips(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Option(help="align, multiexocon or poseinj.")],
+    stage: Annotated[str, typer.Option(help="align, multiexocon, poseinj or vawan.")],
     store: Store,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     experiment: Annotated[
@@ -345,8 +345,8 @@ def train(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train one stage from the store: EgoExo-Align, MultiExoCon, then PoseInj."""
-    from exo2ego.training.experiment import load_experiment
+    """Train one stage from the store: EgoExo-Align, MultiExoCon, then PoseInj; or VAWAN."""
+    from exo2ego.training.experiment_file import load_experiment
     from exo2ego.training.trainer import train as run_stage
 
     report = run_stage(
@@ -380,7 +380,7 @@ def encode_first_frames(
 ) -> None:
     """Let EgoExo-Align predict every clip's first ego frame, and keep it beside the store.
 
-    MultiExoCon, PoseInj and sampling take these predictions as their image condition.
+    MultiExoCon, PoseInj, VAWAN and sampling take these predictions as their image condition.
     """
     from exo2ego.training.first_frames import encode_first_frames as predict
 
@@ -399,7 +399,7 @@ def encode_first_frames(
 @app.command()
 def sample(
     store: Store,
-    checkpoint: Annotated[Path, typer.Option(help="Run of multiexocon or poseinj.")],
+    checkpoint: Annotated[Path, typer.Option(help="Run of multiexocon, poseinj or vawan.")],
     out: Annotated[Path, typer.Option(help="Folder for videos and manifest.")],
     clips: Annotated[
         str, typer.Option(help="test-1: the central clip of each test take; or test-all.")

@@ -34,7 +34,8 @@ from exo2ego.training.checkpoint import (
     find_checkpoint,
     read_state,
 )
-from exo2ego.training.experiment import DiffusionExperiment, parse_experiment
+from exo2ego.training.experiment import DiffusionExperiment
+from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.first_frames import FIRST_FRAMES, open_first_frames, store_codec
 from exo2ego.training.stages import STAGES, given_of, load_model
 from stores.atomic import write_whole
@@ -86,7 +87,7 @@ def sample(
 ) -> SampleReport:
     """Samples the first `limit` clips of an evaluation set into `out`; finished ones are kept.
 
-    `run` is a multiexocon or poseinj run, or a checkpoint of one; `wan_spec` None means what the
+    `run` is a run that trained a generator, or a checkpoint of one; `wan_spec` None means what the
     run was given. A clip's noise depends on seed and clip id alone, and clips are sampled one by
     one, so no video depends on the others. Raises SamplesFault if `out` was made otherwise.
     """
@@ -198,9 +199,9 @@ def _first_frames(checkpoint: Path, state: CheckpointState) -> str:
     raise CheckpointFault(
         "Only a generator can be sampled.",
         where=checkpoint,
-        expected="a checkpoint of stage multiexocon or poseinj",
+        expected="a checkpoint of stage multiexocon, poseinj or vawan",
         got=f"one of stage {state.stage}",
-        fix="Give the --out folder of `exo2ego train --stage poseinj` (or multiexocon).",
+        fix="Give the --out folder of `exo2ego train --stage poseinj` (or one of the others).",
     )
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from exo2ego.geometry.clip_rays import CLIP_CAMERAS
 from exo2ego.model.vae import load_codec
-from exo2ego.training.experiment import Experiment, load_experiment
+from exo2ego.training.experiment import Experiment
+from exo2ego.training.experiment_file import load_experiment
 from exo2ego.training.first_frames import encode_first_frames
 from exo2ego.training.trainer import train
 from stores.index import CameraRow, ClipRecipe, ClipRow
@@ -29,6 +31,14 @@ TINY = {
     "align": ["align.width=32", "align.blocks=1", "align.heads=2", "align.head_width=16"],
     "multiexocon": ["lora.rank=3", "lora.alpha=3"],
     "poseinj": ["pose.latent_width=6", "pose.token_width=10"],
+    "vawan": [
+        "vawan.views=3",
+        "vawan.lora.rank=3",
+        "vawan.lora.alpha=3",
+        "vawan.pose.name=ac3d",
+        "vawan.pose.width=24",
+        "vawan.pose.latent_width=6",
+    ],
 }
 """What makes each stage's experiment small."""
 
@@ -152,7 +162,7 @@ def framed_store(
     """The store with Align's first frames."""
     path = tmp_path_factory.mktemp("framed") / "tiny.store"
     shutil.copytree(store_path, path)
-    opened = open_store(path)
+    opened = open_store(path, derive=CLIP_CAMERAS)
     encode_first_frames(opened, align_run, vae_spec="tiny")
     return opened
 
@@ -164,9 +174,10 @@ def runs(
     tiny_experiment: Callable[..., Experiment],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
-    """A finished run of every stage, each on top of the one before it."""
+    """A finished run of every stage; poseinj's is on top of multiexocon's."""
     folder = tmp_path_factory.mktemp("runs")
-    first, second = folder / "multiexocon", folder / "poseinj"
+    first, second, baseline = (folder / name for name in ("multiexocon", "poseinj", "vawan"))
     train("multiexocon", framed_store, first, tiny_experiment("multiexocon"), wan_spec="tiny")
     train("poseinj", framed_store, second, tiny_experiment("poseinj"), parent=first)
-    return {"align": align_run, "multiexocon": first, "poseinj": second}
+    train("vawan", framed_store, baseline, tiny_experiment("vawan"), wan_spec="tiny")
+    return {"align": align_run, "multiexocon": first, "poseinj": second, "vawan": baseline}
