@@ -14,6 +14,7 @@ from exo2ego.model.align import AlignSettings
 from exo2ego.model.condition import ConditionSettings
 from exo2ego.model.flow import SigmaSettings
 from exo2ego.model.poseinj import PoseInjSettings
+from exo2ego.model.poseinj.concat import ConcatSettings
 from exo2ego.model.vawan.model import VawanSettings
 from exo2ego.model.wan import LoraSettings
 
@@ -144,7 +145,7 @@ class PoseInjExperiment(DiffusionExperiment):
 
     stage: Literal["poseinj"]
     pose: PoseInjSettings = Field(
-        default=PoseInjSettings(), description="how rays meet the hidden state (3.4.2)"
+        default=ConcatSettings(), description="how rays meet the hidden state (3.4.2)"
     )
 
     @property

@@ -1,5 +1,6 @@
 """VAWAN: invisible at the start, its channels, what trains, checkpointing, sampling."""
 
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from exo2ego.model.flow import SamplerSettings, make_scheduler
 from exo2ego.model.given import Given
 from exo2ego.model.sampling import VideoGenerator, sample
 from exo2ego.model.vawan import NoPoseSettings, PoseSettings
-from exo2ego.model.vawan.ac3d import Ac3dSettings, WidthFault
+from exo2ego.model.vawan.ac3d import Ac3dSettings, SideBlock, WidthFault
 from exo2ego.model.vawan.exo_channels import exo_channels
 from exo2ego.model.vawan.model import Training, Vawan, VawanSettings, build_vawan
 from exo2ego.model.vawan.time_and_pose import TimeAndPoseSettings
@@ -245,6 +246,17 @@ def test_checkpointing_leaves_output_and_gradients_as_they_are(pose):
     gradients = trained(checkpointed)
     for name, parameter in trained(plain).items():
         assert_close(gradients[name].grad, parameter.grad)
+
+
+@pytest.mark.parametrize("pose", ["time_and_pose", "ac3d", "ac3d-shared"])
+def test_compiled_blocks_give_the_same(pose, monkeypatch):
+    # torch cannot trace the tests' own check of shapes; this is the method without it
+    monkeypatch.setattr(SideBlock, "forward", inspect.unwrap(SideBlock.forward))
+    vawan, given = disturb(build(pose)), clips(pose)
+    with torch.no_grad():
+        expected = vawan(noise_for(given), SIGMA, given)
+        vawan.wan.compile_repeated_blocks(backend="aot_eager", fullgraph=True)
+        assert_close(vawan(noise_for(given), SIGMA, given), expected)
 
 
 def test_a_narrow_block_sees_the_hidden_state_and_a_shared_one_is_one():
