@@ -43,8 +43,9 @@ TINY = {
 """What makes each stage's experiment small."""
 
 
-def camera(cam_id: str) -> CameraRow:
-    pose = np.eye(4)[None]
+def camera(cam_id: str, poses: int = 1) -> CameraRow:
+    pose = np.tile(np.eye(4), (poses, 1, 1))
+    pose[:, 0, 3] = 0.1 * np.arange(poses)  # metres to the right, frame by frame
     return CameraRow(
         cam_id, f"{cam_id}.mp4", "pinhole", (75.0, 75.0, 24.0, 16.0), (32, 48), 0, pose
     )
@@ -68,7 +69,7 @@ def make_rows() -> list[ClipRow]:
                     category=category,
                     split=split,
                     frames=tuple(range(start, start + RECIPE.span, RECIPE.stride)),
-                    ego=camera("aria01"),
+                    ego=camera("aria01", RECIPE.frames),
                     exos=tuple(camera(f"cam0{view + 1}") for view in range(RECIPE.views)),
                     sets=sets,
                 )

@@ -6,10 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from exo2ego.model.wan import TRAINABLE_DTYPE
-from stores.schema import PATCH
-
-PATCH_3D = (1, PATCH, PATCH)
-"""Of a token: frames, rows, columns of latent cells."""
+from stores.schema import PATCH_3D
 
 
 class PoseInj(nn.Module):

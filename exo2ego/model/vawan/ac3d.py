@@ -1,5 +1,6 @@
 """AC3D (paper Tables 1, 5 and 6): narrow transformer blocks in which rays meet the hidden state."""
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from exo2ego.model.rays import RayEncoder
 from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.wan import TRAINABLE_DTYPE, wan_width
-from stores.errors import UserFault
-from stores.schema import PATCH
+from stores.errors import ShapeFault, UserFault
+from stores.schema import PATCH_3D
 
 MODULATIONS = 6
 """Shift, scale and gate of attention, and of the feed-forward layers."""
@@ -98,11 +99,11 @@ class Ac3d(nn.Module):
     ):
         super().__init__()
         _check_width(wan, settings.width)
-        clock, patch = wan.config["freq_dim"], (1, PATCH, PATCH)
+        clock = wan.config["freq_dim"]
         self.clock = Timesteps(clock, flip_sin_to_cos=True, downscale_freq_shift=0)
         with initial_weights_from(generator):
             self.rays = RayEncoder(settings.latent_width)
-            self.tokens = nn.Conv3d(settings.latent_width, settings.width, patch, patch)
+            self.tokens = nn.Conv3d(settings.latent_width, settings.width, PATCH_3D, PATCH_3D)
             self.time = nn.Sequential(
                 nn.Linear(clock, settings.width),
                 nn.SiLU(),
@@ -113,14 +114,25 @@ class Ac3d(nn.Module):
 
     def encode(self, ego_rays: Float[Tensor, "b T 6 H W"]) -> Float[Tensor, "b n s"]:
         """Features of the rays for each of Wan's tokens, in Wan's order."""
-        return rearrange(self.tokens(self.rays(ego_rays)), "b w t h2 w2 -> b (t h2 w2) w")
+        return rearrange(self.tokens(self.rays(ego_rays)), "b s t h2 w2 -> b (t h2 w2) s")
 
     def told(
-        self, rays: Float[Tensor, "b n s"], timestep: Float[Tensor, " b"], tokens: int
+        self, rays: Float[Tensor, "b n s"], timestep: Float[Tensor, " b"], grid: tuple[int, ...]
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b m s"]]:
-        """Timestep and text as Wan is to be called: six modulations of the time, then the rays."""
+        """Timestep and text as Wan is to be called: six modulations of the time, then the rays.
+
+        `grid` counts tokens: frames, rows, columns. Raises ShapeFault for rays of another.
+        """
+        if rays.shape[1] != math.prod(grid):
+            raise ShapeFault(
+                "There are rays of another grid than the video has.",
+                where="ego_rays",
+                expected=f"rays for {' x '.join(map(str, grid))} = {math.prod(grid)} tokens",
+                got=f"rays for {rays.shape[1]} tokens",
+                fix="Give a ray for every pixel of every frame of the video.",
+            )
         time = self.time(self.clock(timestep).to(TRAINABLE_DTYPE))
-        modulations = rearrange(time, "b (m w) -> b m w", m=MODULATIONS)
+        modulations = rearrange(time, "b (m s) -> b m s", m=MODULATIONS)
         return timestep, torch.cat([modulations.to(rays.dtype), rays], dim=1)
 
 

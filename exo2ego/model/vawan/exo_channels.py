@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from exo2ego.model.wan import IN_CHANNELS, TRAINABLE_DTYPE
 from stores.errors import ShapeFault
-from stores.schema import LATENT_CHANNELS, PATCH
+from stores.schema import LATENT_CHANNELS, PATCH_3D
 
-PATCH_3D = (1, PATCH, PATCH)
-"""Of a token: frames, rows, columns of latent cells."""
 ChannelLayout = Literal["with-image", "exo-only"]
 KEPT: dict[ChannelLayout, int] = {"with-image": IN_CHANNELS, "exo-only": LATENT_CHANNELS}
 """How many of Wan's own input channels stay before those of the exo videos."""

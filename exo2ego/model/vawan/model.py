@@ -120,9 +120,11 @@ class Vawan(nn.Module):
         heard: Float[Tensor, "b n s"],
     ) -> Float[Tensor, "b c t h w"]:
         """Wan's output in float32."""
-        dtype, cells = self.wan.proj_out.weight.dtype, noisy[0, 0].numel()
+        dtype = self.wan.proj_out.weight.dtype
         if self.pose is not None:
-            timestep, heard = self.pose.told(heard, timestep, cells // PATCH**2)
+            frames, rows, columns = noisy.shape[2:]
+            grid = (frames, rows // PATCH, columns // PATCH)
+            timestep, heard = self.pose.told(heard, timestep, grid)
         latents = torch.cat([noisy, known], dim=1).to(dtype)
         (velocity,) = self.wan(latents, timestep, heard.to(dtype), return_dict=False)
         return velocity.float()

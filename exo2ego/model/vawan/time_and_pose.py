@@ -1,5 +1,6 @@
 """Time&Pose (paper Table 6, as in Exo2Ego-V): raw poses added to Wan's time embedding."""
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from exo2ego.model.folding import fold_frames
 from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.wan import TRAINABLE_DTYPE, wan_width
+from stores.errors import ShapeFault
 from stores.schema import VAE_FRAME_STRIDE
 
 POSE_NUMBERS = 12
@@ -95,7 +97,18 @@ class TimeAndPose(nn.Module):
         return self.poses(fold_frames(ego_poses).to(TRAINABLE_DTYPE))
 
     def told(
-        self, poses: Float[Tensor, "b t d"], timestep: Float[Tensor, " b"], tokens: int
+        self, poses: Float[Tensor, "b t d"], timestep: Float[Tensor, " b"], grid: tuple[int, ...]
     ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b t d"]]:
-        """Timestep and text as Wan is to be called: a time for each token, and the embeddings."""
-        return repeat(timestep, "b -> b n", n=tokens), poses
+        """Timestep and text as Wan is to be called: a time for each token, and the embeddings.
+
+        `grid` counts tokens: frames, rows, columns. Raises ShapeFault for other frames.
+        """
+        if poses.shape[1] != grid[0]:
+            raise ShapeFault(
+                "There are poses of another number of frames than the video has.",
+                where="ego_poses",
+                expected=f"poses of {grid[0]} latent frames",
+                got=f"poses of {poses.shape[1]}",
+                fix="Give a pose for every frame: 1 for the first latent frame, 4 for each other.",
+            )
+        return repeat(timestep, "b -> b n", n=math.prod(grid)), poses
