@@ -324,7 +324,7 @@ def encode_clips(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Option(help="align, multiexocon or poseinj.")],
+    stage: Annotated[str, typer.Option(help="align, multiexocon, poseinj or vawan.")],
     store: Store,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     experiment: Annotated[
@@ -345,8 +345,8 @@ def train(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train one stage from the store: EgoExo-Align, MultiExoCon, then PoseInj."""
-    from exo2ego.training.experiment import load_experiment
+    """Train one stage from the store: EgoExo-Align, MultiExoCon, then PoseInj; or VAWAN."""
+    from exo2ego.training.experiment_file import load_experiment
     from exo2ego.training.trainer import train as run_stage
 
     report = run_stage(

@@ -69,6 +69,21 @@ def test_imports_follow_the_arrows(path: Path):
     assert not against, f"{module_of(path)} may import {allowed}, not {sorted(against)}"
 
 
+def test_the_baseline_and_the_papers_own_modules_do_not_know_each_other():
+    model = "exo2ego.model"
+    ours = ("align", "multiexocon", "poseinj", "generator")
+    for path in source_files():
+        module, imports = module_of(path), imports_of(path)
+        if within(module, f"{model}.vawan"):
+            strangers = [f"{model}.{name}" for name in ours]
+        elif within(module, model):
+            strangers = [f"{model}.vawan"]
+        else:
+            continue
+        known = {name for name in imports if any(within(name, other) for other in strangers)}
+        assert not known, f"{module} imports {sorted(known)}"
+
+
 def test_nobody_imports_the_shell():
     assert [path for path in source_files() if "cli" in imports_of(path)] == []
 

@@ -12,7 +12,8 @@ from exo2ego.evaluation.filming import Film, Filming
 from exo2ego.geometry.clip_rays import CLIP_CAMERAS
 from exo2ego.model.align import align_given, align_reads
 from exo2ego.model.vae import LatentCodec, frames_from_video, video_from_frames
-from exo2ego.training.experiment import AlignExperiment, parse_experiment
+from exo2ego.training.experiment import AlignExperiment
+from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.stages import arithmetic, load_model
 from stores.index import CameraRow, ClipRow
 from stores.recipe import ClipRecipe

@@ -36,7 +36,8 @@ from exo2ego.training.checkpoint import (
     find_checkpoint,
     read_state,
 )
-from exo2ego.training.experiment import DiffusionExperiment, parse_experiment
+from exo2ego.training.experiment import DiffusionExperiment
+from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.first_frames import FIRST_FRAMES, open_first_frames, store_codec
 from exo2ego.training.stages import STAGES, given_of, load_model
 from stores.atomic import write_whole

@@ -16,7 +16,8 @@ from exo2ego.model.exo_cache import known_exo
 from exo2ego.model.flow import timestep_of
 from exo2ego.model.given import Given, check_given, check_pose, check_rays
 from exo2ego.model.multiexocon import ExoTokens, MultiExoConSettings
-from exo2ego.model.poseinj import PoseInj, PoseInjSettings
+from exo2ego.model.poseinj import PoseInj, PoseInjSettings, build_pose_inj
+from exo2ego.model.poseinj.concat import ConcatSettings
 from exo2ego.model.sampling import Velocity
 from exo2ego.model.views import by_views, clips_by_views
 from exo2ego.model.wan import LoraSettings, add_self_attention_lora
@@ -28,12 +29,7 @@ GeneratorStage = Literal["multiexocon", "poseinj"]
 _LORA = (".lora_A.", ".lora_B.")
 TRAINED: dict[GeneratorStage, tuple[str, ...]] = {
     "multiexocon": (*_LORA, ".attn2.", "exo_tokens."),
-    "poseinj": (
-        *_LORA,
-        "wan.patch_embedding.rays.",
-        "wan.patch_embedding.tokens.",
-        "wan.patch_embedding.project.",
-    ),
+    "poseinj": (*_LORA, "wan.patch_embedding.rays.", "wan.patch_embedding.join."),
 }
 """Parameters that train in each stage, by a part of their name.
 
@@ -54,7 +50,7 @@ class GeneratorSettings(BaseModel):
         default=MultiExoConSettings(), description="what exo tokens are made of (3.4.1)"
     )
     pose: PoseInjSettings = Field(
-        default=PoseInjSettings(),
+        default=ConcatSettings(),
         description="form of PoseInj (3.4.2); used in stage poseinj alone",
     )
     first_frame_known: bool = Field(
@@ -181,7 +177,7 @@ def build_generator(
     embedding = wan.patch_embedding
     exo_tokens = ExoTokens(embedding, settings.exo)
     if stage == "poseinj":
-        wan.register_module("patch_embedding", PoseInj(embedding, settings.pose, generator))
+        wan.register_module("patch_embedding", build_pose_inj(embedding, settings.pose, generator))
     built = Generator(wan, exo_tokens, first_frame_known=settings.first_frame_known)
     built.requires_grad_(False)
     # After add_adapter, which freezes all that is not LoRA.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
 from exo2ego.model.align import build_align
@@ -25,8 +26,8 @@ from exo2ego.training.experiment import (
     Experiment,
     MultiExoConExperiment,
     PoseInjExperiment,
-    parse_experiment,
 )
+from exo2ego.training.experiment_file import parse_experiment
 from stores.errors import UserFault
 
 FINGERPRINT_VALUES = 2**20
@@ -105,7 +106,7 @@ def frozen_dtype(experiment: Experiment) -> torch.dtype:
 def build_align_stage(origin: Origin) -> Built:
     """EgoExo-Align with fresh weights."""
     experiment = cast(AlignExperiment, origin.experiment)
-    model = build_align(experiment.align, _initial(experiment))
+    model = build_align(experiment.align, initial_draws(experiment))
     return Built(model.to(origin.device))
 
 
@@ -137,6 +138,14 @@ def build_poseinj_stage(origin: Origin) -> Built:
 
 def _build_generator(origin: Origin, settings: GeneratorSettings) -> Built:
     """The generator around a fresh Wan."""
+    wan, about = pretrained_wan(origin)
+    stage = "poseinj" if origin.experiment.stage == "poseinj" else "multiexocon"
+    model = build_generator(wan, settings, stage, initial_draws(origin.experiment))
+    return Built(model, about)
+
+
+def pretrained_wan(origin: Origin) -> tuple[WanTransformer3DModel, WanOrigin]:
+    """Wan as it was published, frozen, and what a checkpoint says of it."""
     if origin.wan_spec is None:
         raise StageFault(
             "This stage trains Wan, but no Wan is given.",
@@ -145,12 +154,9 @@ def _build_generator(origin: Origin, settings: GeneratorSettings) -> Built:
             got="nothing",
             fix="Pass --wan Wan-AI/Wan2.2-I2V-A14B-Diffusers, or the folder where it lies.",
         )
-    experiment = origin.experiment
-    wan = load_wan(origin.wan_spec, device=origin.device, dtype=frozen_dtype(experiment))
-    about = WanOrigin(spec=origin.wan_spec, fingerprint=wan_fingerprint(wan))
-    stage = "poseinj" if experiment.stage == "poseinj" else "multiexocon"
-    model = build_generator(wan, settings, stage, _initial(experiment))
-    return Built(model, about)
+    dtype = frozen_dtype(origin.experiment)
+    wan = load_wan(origin.wan_spec, device=origin.device, dtype=dtype)
+    return wan, WanOrigin(spec=origin.wan_spec, fingerprint=wan_fingerprint(wan))
 
 
 def train_in_fp32(model: nn.Module) -> None:
@@ -210,6 +216,6 @@ def _required_parent(parent: Path | None) -> Path:
     return folder
 
 
-def _initial(experiment: Experiment) -> torch.Generator:
+def initial_draws(experiment: Experiment) -> torch.Generator:
     """Where the initial weights come from."""
     return torch.Generator().manual_seed(experiment.seed)

@@ -30,7 +30,8 @@ from exo2ego.training.checkpoint import (
     find_checkpoint,
     read_state,
 )
-from exo2ego.training.experiment import AlignExperiment, parse_experiment
+from exo2ego.training.experiment import AlignExperiment
+from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.lineage import check_same_store
 from exo2ego.training.stages import arithmetic, load_model
 from stores.errors import UserFault

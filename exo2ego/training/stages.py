@@ -24,18 +24,15 @@ from exo2ego.training.build import (
     check_wan,
     put_weights,
 )
+from exo2ego.training.build_vawan import build_vawan_stage
 from exo2ego.training.checkpoint import read_state, read_weights
-from exo2ego.training.experiment import (
-    AlignExperiment,
-    DiffusionExperiment,
-    Experiment,
-    parse_experiment,
-)
+from exo2ego.training.experiment import AlignExperiment, DiffusionExperiment, Experiment
+from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.lineage import parent_folder
 from stores.stream import ClipBatch
 
 CONDITION = "first_frames/condition"
-"""The derived array that both stages of the generator are conditioned on."""
+"""The derived array that all generators are conditioned on."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +143,7 @@ STAGES: dict[str, Stage] = {
         Stage("align", _align_reads, build_align_stage, _align_losses),
         Stage("multiexocon", _generator_reads, build_multiexocon_stage, _generator_losses),
         Stage("poseinj", _generator_reads, build_poseinj_stage, _generator_losses),
+        Stage("vawan", _generator_reads, build_vawan_stage, _generator_losses),
     )
 }
-"""The stages, in the order in which they are trained."""
+"""The stages, in the order in which they are trained; the baseline is on its own."""

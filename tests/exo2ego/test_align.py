@@ -19,7 +19,8 @@ from exo2ego.model.align import (
 )
 from exo2ego.model.align.prediction import AlignFault, AlignGiven
 from exo2ego.training.checkpoint import find_checkpoint
-from exo2ego.training.experiment import AlignExperiment, experiment_names, load_experiment
+from exo2ego.training.experiment import AlignExperiment
+from exo2ego.training.experiment_file import experiment_names, load_experiment
 from exo2ego.training.first_frame_sources import predict_first_latent
 from exo2ego.training.stages import STAGES, load_model
 from exo2ego.training.trainer import train

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from exo2ego.training.experiment import (
-    EXPERIMENTS,
+from exo2ego.training.experiment import EXPERIMENTS
+from exo2ego.training.experiment_file import (
     ExperimentFault,
     experiment_names,
     load_experiment,
 )
 from exo2ego.training.experiment_keys import known_keys
 
-STAGES = ("align", "multiexocon", "poseinj")
+STAGES = ("align", "multiexocon", "poseinj", "vawan")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -141,7 +141,7 @@ def test_a_file_of_ones_own_is_read(tmp_path: Path):
     assert load_experiment(str(path)).batch.accumulation == 2
 
 
-@pytest.mark.parametrize("text", [None, "stage = ", 'stage = "vawan"', "", b"\xff"])
+@pytest.mark.parametrize("text", [None, "stage = ", 'stage = "wan"', "", b"\xff"])
 def test_a_file_that_is_no_experiment_is_a_fault(tmp_path: Path, text: str | bytes | None):
     path = tmp_path / "broken.toml"
     if text is not None:

@@ -18,7 +18,7 @@ from exo2ego.model.generator import (
     trainable_parameters,
 )
 from exo2ego.model.given import Given
-from exo2ego.model.poseinj import PoseInjSettings
+from exo2ego.model.poseinj.concat import ConcatSettings
 from exo2ego.model.sampling import sample
 from exo2ego.model.wan import LoraSettings, load_wan
 from exo2ego.training.build import put_weights
@@ -26,7 +26,7 @@ from stores.errors import ShapeFault
 
 STAGES = ("multiexocon", "poseinj")
 SETTINGS = GeneratorSettings(
-    lora=LoraSettings(rank=3, alpha=3), pose=PoseInjSettings(latent_width=7, token_width=5)
+    lora=LoraSettings(rank=3, alpha=3), pose=ConcatSettings(latent_width=7, token_width=5)
 )
 SIGMA = torch.tensor([0.3, 0.8])
 

@@ -6,7 +6,7 @@ import torch
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.generator import Generator, GeneratorSettings, build_generator
 from exo2ego.model.given import Given
-from exo2ego.model.poseinj import PoseInjSettings
+from exo2ego.model.poseinj.concat import ConcatSettings
 from exo2ego.model.sampling import sample
 from exo2ego.model.wan import LoraSettings, load_wan
 from stores.schema import ClipShape
@@ -17,7 +17,7 @@ SHAPES = [(5, (64, 96)), (17, (128, 128)), (9, (48, 112))]
 @pytest.fixture(scope="module")
 def generator() -> Generator:
     settings = GeneratorSettings(
-        lora=LoraSettings(rank=3, alpha=3), pose=PoseInjSettings(latent_width=7, token_width=5)
+        lora=LoraSettings(rank=3, alpha=3), pose=ConcatSettings(latent_width=7, token_width=5)
     )
     g = torch.Generator().manual_seed(0)
     built = build_generator(load_wan("tiny"), settings, "poseinj", g)

@@ -20,7 +20,8 @@ from exo2ego.model.align import align_given
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.vae import frames_from_video, load_codec, video_from_frames
 from exo2ego.training.checkpoint import find_checkpoint, read_state
-from exo2ego.training.experiment import AlignExperiment, load_experiment
+from exo2ego.training.experiment import AlignExperiment
+from exo2ego.training.experiment_file import load_experiment
 from exo2ego.training.first_frame_sources import predict_first_latent
 from exo2ego.training.stages import load_model
 from exo2ego.training.trainer import train

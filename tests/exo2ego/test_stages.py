@@ -19,6 +19,7 @@ from exo2ego.training.build import (
 from exo2ego.training.checkpoint import CheckpointFault, find_checkpoint, read_weights
 from exo2ego.training.experiment import Experiment
 from exo2ego.training.stages import STAGES, clip_generator, given_of, load_model
+from exo2ego.training.trainer import train
 from stores.reading import Store
 from stores.stream import ClipBatch, ClipStream
 
@@ -140,6 +141,32 @@ def test_poseinj_starts_as_the_multiexocon_that_it_goes_on_from(
         plain = first(noisy, sigma, given_of(clip, tiny_experiment("multiexocon")))
         posed = second(noisy, sigma, given_of(clip, tiny_experiment("poseinj")))
     assert torch.equal(plain, posed)
+
+
+@pytest.mark.parametrize(
+    "pose",
+    [
+        "{name='add', latent_width=6}",
+        "{name='per-pixel', pixel_width=3, latent_width=6, token_width=10}",
+        "{name='fun-fold'}",
+    ],
+)
+def test_each_form_of_poseinj_is_trained_and_loaded(
+    pose: str,
+    framed_store: Store,
+    runs: dict[str, Path],
+    tiny_experiment: MakeExperiment,
+    tmp_path: Path,
+):
+    experiment = tiny_experiment("poseinj", f"pose={pose}", "optimiser.steps=2")
+    train("poseinj", framed_store, tmp_path, experiment, parent=runs["multiexocon"])
+    folder = find_checkpoint(tmp_path)
+    saved = read_weights(folder)
+    parameters = dict(load_model(folder, wan_spec=None, device="cpu").named_parameters())
+    added = {name for name in saved if ".lora_" not in name}
+    own = {name for name in parameters if name.startswith("wan.patch_embedding.")}
+    assert added == {name for name in own if not name.startswith("wan.patch_embedding.latents.")}
+    assert all(torch.equal(parameters[name], value) for name, value in saved.items())
 
 
 def test_a_checkpoints_weights_are_those_that_were_trained(runs: dict[str, Path]):

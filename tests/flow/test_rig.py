@@ -12,7 +12,7 @@ from exo2ego.evaluation.picture import write_video
 from exo2ego.evaluation.sample import sample
 from exo2ego.geometry.camera import look_at
 from exo2ego.model.flow import SamplerSettings
-from exo2ego.training.experiment import load_experiment
+from exo2ego.training.experiment_file import load_experiment
 from exo2ego.training.first_frame_sources import Predicted
 from exo2ego.training.first_frames import encode_first_frames
 from exo2ego.training.trainer import train
