@@ -8,10 +8,12 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from torch import nn
 
 from exo2ego.model.pretrained import TINY, Component, WeightsFault, locate
 from exo2ego.model.seeding import initial_weights_from
+from exo2ego.model.wan_original import load_original, original_config, original_folder
 from stores.schema import LATENT_CHANNELS, PATCH, VAE_FRAME_STRIDE
 
 IN_CHANNELS = LATENT_CHANNELS + VAE_FRAME_STRIDE + LATENT_CHANNELS
@@ -38,13 +40,14 @@ class LoraSettings(BaseModel):
 def load_wan(
     spec: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> WanTransformer3DModel:
-    """The frozen low-noise expert of a diffusers folder, a hub id, or "tiny"; without text.
+    """The frozen low-noise expert of a folder (diffusers' or the authors' layout), a hub id, or
+    "tiny"; without text. Weights go straight to the device, a file or a tensor at a time.
 
     Its text projection is replaced by the identity: what it attends to are exo tokens, already
     of the model's width (paper 3.4.1). Norms, the time embedder and the modulation tables stay
     in float32 whatever `dtype` is. Raises WeightsFault for any other Wan.
     """
-    wan = _tiny_wan(dtype) if spec == TINY else _published_wan(spec, dtype)
+    wan = _tiny_wan(dtype) if spec == TINY else _published_wan(spec, device, dtype)
     wan.condition_embedder.register_module("text_embedder", nn.Identity())
     nn.Module.to(wan, device)
     return wan.requires_grad_(False).eval()
@@ -55,14 +58,31 @@ def wan_width(wan: WanTransformer3DModel) -> int:
     return wan.config["num_attention_heads"] * wan.config["attention_head_dim"]
 
 
-def _published_wan(spec: str, dtype: torch.dtype) -> WanTransformer3DModel:
-    """The low-noise expert of Wan2.2-I2V-A14B, on the CPU."""
+def _published_wan(
+    spec: str, device: str | torch.device, dtype: torch.dtype
+) -> WanTransformer3DModel:
+    """The low-noise expert of Wan2.2-I2V-A14B, on the device."""
+    if (folder := original_folder(spec)) is not None:
+        _refuse_other_wan(Component(str(folder), None, original_config(folder)))
+        return load_original(folder, device, dtype)
     _refuse_high_noise(Path(spec).expanduser())
     found = locate(spec, LOW_NOISE, WanTransformer3DModel.__name__)
     _refuse_other_wan(found)
-    return WanTransformer3DModel.from_pretrained(
-        found.source, subfolder=found.subfolder, torch_dtype=dtype
-    )
+    try:
+        return WanTransformer3DModel.from_pretrained(
+            found.source,
+            subfolder=found.subfolder,
+            torch_dtype=dtype,
+            device_map={"": str(device)},
+        )
+    except (OSError, SafetensorError) as cause:
+        raise WeightsFault(
+            "These weights cannot be read.",
+            where=found.place,
+            expected="all safetensors files that the folder's index names, whole",
+            got=str(cause).partition("\n")[0],
+            fix="Fetch the folder again, with all its files.",
+        ) from cause
 
 
 def _refuse_high_noise(folder: Path) -> None:
