@@ -366,6 +366,41 @@ def train(
 
 
 @app.command()
+def describe(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment, or a TOML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the experiment's; repeatable.")
+    ] = None,
+    wan: Annotated[
+        str | None, typer.Option(help="Whose configuration: a folder, hub id or `tiny` [the 14B].")
+    ] = None,
+    views: Annotated[int, typer.Option(min=1, help="Exo views.")] = 4,
+    frames: Annotated[int, typer.Option(min=1, help="RGB frames, 4k + 1.")] = 9,
+    size: Annotated[int, typer.Option(min=16, help="Rows and columns of a frame.")] = 256,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that share a global batch.")] = 1,
+    memory_gb: Annotated[float, typer.Option(min=0, help="Of one GPU, in 10^9 bytes.")] = 141,
+    tflops: Annotated[float, typer.Option(min=0, help="Of one GPU, in matrix products.")] = 790,
+    as_json: AsJson = False,
+) -> None:
+    """Say what an experiment trains, and what it takes: parameters, FLOPs, memory, step time.
+
+    No weights are loaded; numbers follow from shapes alone.
+    """
+    from exo2ego.training.describe import Machine
+    from exo2ego.training.describe import describe as count
+    from exo2ego.training.experiment_file import load_experiment
+    from stores.schema import ClipShape
+
+    about = count(
+        load_experiment(experiment, overrides or ()),
+        clip=ClipShape(views=views, frames=frames, hw=(size, size)),
+        wan_spec=wan,
+        machine=Machine(gpus, memory_gb, tflops),
+    )
+    tell(about if as_json else about.words, as_json=as_json)
+
+
+@app.command()
 def encode_first_frames(
     store: Store,
     align: Annotated[Path | None, typer.Option(help="Run of the stage align.")] = None,

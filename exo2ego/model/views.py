@@ -32,6 +32,8 @@ def by_views(
 
 def clips_by_views(exo: Float[Tensor, "b v ..."]) -> dict[tuple[int, ...], list[int]]:
     """Numbers of the clips of a batch, by the numbers of the views that they have."""
+    if exo.is_meta:  # no numbers, so none is NaN
+        return {tuple(range(exo.shape[1])): list(range(len(exo)))}
     first_numbers = exo[(slice(None), slice(None), *[0] * (exo.ndim - 2))]
     groups: dict[tuple[int, ...], list[int]] = {}
     for clip, absent in enumerate(first_numbers.isnan().tolist()):

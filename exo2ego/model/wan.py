@@ -14,7 +14,7 @@ from torch import nn
 from exo2ego.model.pretrained import TINY, Component, WeightsFault, locate
 from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.wan_original import load_original, original_config, original_folder
-from stores.schema import LATENT_CHANNELS, PATCH, VAE_FRAME_STRIDE
+from stores.schema import LATENT_CHANNELS, PATCH_3D, VAE_FRAME_STRIDE
 
 IN_CHANNELS = LATENT_CHANNELS + VAE_FRAME_STRIDE + LATENT_CHANNELS
 """Noisy latent, mask (one channel per source frame of a latent frame), condition latent."""
@@ -22,6 +22,17 @@ HIGH_NOISE, LOW_NOISE = "transformer", "transformer_2"
 """Folders of the two experts in diffusers' layout."""
 ADAPTER = "default"
 """Name of our LoRA among peft's adapters: part of every checkpoint's names."""
+_TINY: dict[str, Any] = {
+    "patch_size": PATCH_3D,
+    "num_attention_heads": 4,
+    "attention_head_dim": 12,
+    "in_channels": IN_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "text_dim": 32,
+    "freq_dim": 20,
+    "ffn_dim": 64,
+    "num_layers": 2,
+}
 TRAINABLE_DTYPE = torch.float32
 """Of every weight that we add: small learning rates are lost in bfloat16."""
 
@@ -51,6 +62,28 @@ def load_wan(
     wan.condition_embedder.register_module("text_embedder", nn.Identity())
     nn.Module.to(wan, device)
     return wan.requires_grad_(False).eval()
+
+
+def blank_wan(spec: str | None, dtype: torch.dtype) -> WanTransformer3DModel:
+    """A Wan on meta, shapes without numbers: the published 14B, or the one that `spec` names."""
+    with torch.device("meta"):
+        if spec is None:
+            wan = WanTransformer3DModel(in_channels=IN_CHANNELS, out_channels=LATENT_CHANNELS)
+        else:
+            wan = WanTransformer3DModel(**_shape(spec))
+    _keep_in_dtype(wan, dtype)
+    wan.condition_embedder.register_module("text_embedder", nn.Identity())
+    return wan.requires_grad_(False)
+
+
+def _shape(spec: str) -> dict[str, Any]:
+    """The arguments that a Wan is made with. Raises WeightsFault as `load_wan` does."""
+    if spec == TINY:
+        return _TINY
+    if (folder := original_folder(spec)) is not None:
+        return original_config(folder)
+    found = locate(spec, LOW_NOISE, WanTransformer3DModel.__name__)
+    return {key: value for key, value in found.config.items() if key[0] != "_"}
 
 
 def wan_width(wan: WanTransformer3DModel) -> int:
@@ -125,22 +158,17 @@ def _other_wan(config: dict[str, Any]) -> str | None:
 def _tiny_wan(dtype: torch.dtype) -> WanTransformer3DModel:
     """A small transformer of the real class with the same random weights every time."""
     with initial_weights_from(torch.Generator().manual_seed(0)):
-        wan = WanTransformer3DModel(
-            patch_size=(1, PATCH, PATCH),
-            num_attention_heads=4,
-            attention_head_dim=12,
-            in_channels=IN_CHANNELS,
-            out_channels=LATENT_CHANNELS,
-            text_dim=32,
-            freq_dim=20,
-            ffn_dim=64,
-            num_layers=2,
-        )
+        wan = WanTransformer3DModel(**_TINY)
+    _keep_in_dtype(wan, dtype)
+    return wan
+
+
+def _keep_in_dtype(wan: WanTransformer3DModel, dtype: torch.dtype) -> None:
+    """Puts weights into a type as `from_pretrained` does: norms, tables and clock in float32."""
     kept = set(wan._keep_in_fp32_modules or ())
     for name, parameter in wan.named_parameters():
         if kept.isdisjoint(name.split(".")):
             parameter.data = parameter.data.to(dtype)
-    return wan
 
 
 def add_self_attention_lora(

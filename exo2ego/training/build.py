@@ -1,5 +1,6 @@
 """What each stage trains, built: a fresh model, the pretrained Wan, the parent's weights."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from exo2ego.model.align import build_align
 from exo2ego.model.generator import GeneratorSettings, build_generator
 from exo2ego.model.vae import weights_digest
-from exo2ego.model.wan import load_wan
+from exo2ego.model.wan import blank_wan, load_wan
 from exo2ego.training.checkpoint import (
     CheckpointFault,
     CheckpointState,
@@ -23,6 +24,7 @@ from exo2ego.training.checkpoint import (
 )
 from exo2ego.training.experiment import (
     AlignExperiment,
+    BatchSettings,
     Experiment,
     MultiExoConExperiment,
     PoseInjExperiment,
@@ -30,6 +32,10 @@ from exo2ego.training.experiment import (
 from exo2ego.training.experiment_file import parse_experiment
 from stores.errors import UserFault
 
+_USUAL_PARENT = MultiExoConExperiment(
+    stage="multiexocon", batch=BatchSettings(global_batch=1, micro_batch=1)
+)
+"""Stands for a parent that is not read: its LoRA and exo tokens have their default sizes."""
 FINGERPRINT_VALUES = 2**20
 """Tensors up to this many values enter Wan's fingerprint: all norms and biases, no matrices."""
 
@@ -47,6 +53,8 @@ class Origin:
     parent: Path | None
     """A checkpoint, or a run whose newest one is meant."""
     device: str
+    blank: bool = False
+    """True for a model of the right shapes alone: on meta, no weights and no parent are read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +114,9 @@ def frozen_dtype(experiment: Experiment) -> torch.dtype:
 def build_align_stage(origin: Origin) -> Built:
     """EgoExo-Align with fresh weights."""
     experiment = cast(AlignExperiment, origin.experiment)
-    model = build_align(experiment.align, initial_draws(experiment))
-    return Built(model.to(origin.device))
+    with torch.device("meta") if origin.blank else nullcontext():
+        model = build_align(experiment.align, initial_draws(experiment))
+    return Built(model if origin.blank else model.to(origin.device))
 
 
 def build_multiexocon_stage(origin: Origin) -> Built:
@@ -121,19 +130,28 @@ def build_multiexocon_stage(origin: Origin) -> Built:
 def build_poseinj_stage(origin: Origin) -> Built:
     """MultiExoCon's generator with its trained weights, and PoseInj before the first block."""
     experiment = cast(PoseInjExperiment, origin.experiment)
+    if origin.blank:
+        return _build_generator(origin, _poseinj_settings(experiment, _USUAL_PARENT))
     folder = _required_parent(origin.parent)
     state = read_state(folder)
     first = cast(MultiExoConExperiment, parse_experiment(state.experiment, where=folder))
-    settings = GeneratorSettings(
+    settings = _poseinj_settings(experiment, first)
+    built = _build_generator(origin, settings)
+    check_wan(built.wan, state, folder)
+    put_weights(built.model, read_weights(folder), folder)
+    return replace(built, parent=folder)
+
+
+def _poseinj_settings(
+    experiment: PoseInjExperiment, first: MultiExoConExperiment
+) -> GeneratorSettings:
+    """PoseInj's own settings, and those that it keeps of the run that it goes on from."""
+    return GeneratorSettings(
         lora=first.lora,
         exo=first.exo,
         pose=experiment.pose,
         first_frame_known=experiment.condition.first_frame_known,
     )
-    built = _build_generator(origin, settings)
-    check_wan(built.wan, state, folder)
-    put_weights(built.model, read_weights(folder), folder)
-    return replace(built, parent=folder)
 
 
 def _build_generator(origin: Origin, settings: GeneratorSettings) -> Built:
@@ -144,8 +162,10 @@ def _build_generator(origin: Origin, settings: GeneratorSettings) -> Built:
     return Built(model, about)
 
 
-def pretrained_wan(origin: Origin) -> tuple[WanTransformer3DModel, WanOrigin]:
+def pretrained_wan(origin: Origin) -> tuple[WanTransformer3DModel, WanOrigin | None]:
     """Wan as it was published, frozen, and what a checkpoint says of it."""
+    if origin.blank:
+        return blank_wan(origin.wan_spec, frozen_dtype(origin.experiment)), None
     if origin.wan_spec is None:
         raise StageFault(
             "This stage trains Wan, but no Wan is given.",
