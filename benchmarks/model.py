@@ -1,7 +1,7 @@
 """The model: what a step and a clip take, and what keeping exo keys and values gains.
 
-On a GPU with the 14B and random weights; without one a small Wan of the same class on the CPU, whose
-times say nothing of the 14B but whose ratios are measured by the same code.
+On a GPU with the 14B and random weights; without one a small Wan of the same class on the CPU: its
+times say nothing of the 14B, its ratios are measured by the same code.
 """
 
 import time
@@ -70,7 +70,8 @@ def _generator(setting: Setting) -> Generator:
             out_channels=LATENT_CHANNELS,
             ffn_dim=setting.ffn,
             num_layers=setting.layers,
-        ).to(setting.dtype)
+        )
+    nn.Module.to(wan, setting.dtype)
     wan.condition_embedder.register_module("text_embedder", nn.Identity())
     rank = LoraSettings().rank if setting is GPU else 8
     settings = GeneratorSettings(lora=LoraSettings(rank=rank, alpha=rank))
