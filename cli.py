@@ -452,12 +452,19 @@ def sample(
     shift: Annotated[float, typer.Option(min=1, help="Shift of the noise levels (Table 8).")] = 5.0,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many clips.")] = None,
     seed: Annotated[int, typer.Option(help="Each clip's noise depends on it and the id.")] = 0,
+    weights: Annotated[
+        Literal["full", "fp8"], typer.Option(help="fp8: Wan's blocks in half the memory, rounded.")
+    ] = "full",
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Keep Wan on the host, a layer on the GPU at a time.")
+    ] = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Make the ego videos: one mp4 a clip, and one beside the exo views and the truth."""
     from exo2ego.evaluation.sample import sample as make_videos
     from exo2ego.model.flow import SamplerSettings
+    from exo2ego.model.wan_memory import MemorySettings
 
     report = make_videos(
         opened(store),
@@ -469,6 +476,7 @@ def sample(
         sampler=SamplerSettings(steps=steps, guidance=guidance, shift=shift),
         limit=limit,
         seed=seed,
+        memory=MemorySettings(base=weights, offload="group" if offload else "none"),
         device=chosen_device(device),
         track=drawn,
     )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.vae import LatentCodec
+from exo2ego.model.wan_memory import MemorySettings
 from exo2ego.training.checkpoint import CheckpointState
 from stores.reading import Store
 
@@ -29,6 +30,8 @@ class Filming:
     wan_spec: str | None
     """None means what the run was given."""
     sampler: SamplerSettings
+    memory: MemorySettings
+    """How a generator's Wan is kept."""
     seed: int
     """Of the noise, with each clip's id."""
     device: str

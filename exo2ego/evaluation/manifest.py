@@ -36,6 +36,9 @@ class SampleSettings(BaseModel):
         description="solver steps, shift, guidance; none for align"
     )
     seed: int | None = Field(description="of the noise, with each clip's id; none for align")
+    weights: str | None = Field(
+        default="full", description="full, or fp8: Wan's blocks rounded to float8; none for align"
+    )
     device: str = Field(description="type of device: another one differs in the last bits")
 
 

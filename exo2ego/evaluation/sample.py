@@ -8,7 +8,7 @@ OUT/<clip>.ego.mp4  OUT/<clip>.side-by-side.mp4  OUT/<clip>.strip.png   to look 
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import blake3
 import torch
@@ -30,6 +30,7 @@ from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.sampling import VideoGenerator
 from exo2ego.model.sampling import sample as solve
 from exo2ego.model.vae import frames_from_video
+from exo2ego.model.wan_memory import MemorySettings, spare_memory
 from exo2ego.training.checkpoint import (
     CheckpointFault,
     CheckpointState,
@@ -70,6 +71,7 @@ def sample(
     sampler: SamplerSettings | None = None,
     limit: int | None = None,
     seed: int = 0,
+    memory: MemorySettings | None = None,
     device: str = "cpu",
     track: Track = silent,
 ) -> SampleReport:
@@ -82,6 +84,7 @@ def sample(
     """
     began = time.perf_counter()
     checkpoint, sampler = find_checkpoint(run), sampler or SamplerSettings()
+    memory = memory or MemorySettings()
     state = read_state(checkpoint)
     maker = MAKERS.get(state.stage, GENERATOR)
     settings = SampleSettings(
@@ -93,13 +96,16 @@ def sample(
         evaluation_set=evaluation_set,
         sampler=sampler if maker.solves else None,
         seed=seed if maker.solves else None,
+        weights=memory.base if maker.solves else None,
         device=torch.device(device).type,
     )
     manifest = start_manifest(out, settings)
     wanted = _clips_of(store, evaluation_set)[:limit]
     left = [clip for clip in wanted if clip not in manifest.clips]
     codec = store_codec(store, vae_spec, device)
-    filming = Filming(store, checkpoint, state, codec, wanted, wan_spec, sampler, seed, device)
+    filming = Filming(
+        store, checkpoint, state, codec, wanted, wan_spec, sampler, memory, seed, device
+    )
     film = maker.open(filming)
     for clip_id in track(left, total=len(left), what="sample", unit="clips"):
         clips = manifest.clips | {clip_id: _sample_clip(filming, maker, film, out, clip_id)}
@@ -120,8 +126,7 @@ def generated(filming: Filming) -> Film:
     first_frames = _first_frames(where, filming.state)
     experiment = cast(DiffusionExperiment, parse_experiment(filming.state.experiment, where=where))
     stream = _stream(filming, experiment, first_frames)
-    loaded = load_model(where, wan_spec=filming.wan_spec, device=filming.device)
-    generator = cast(VideoGenerator, loaded)
+    generator = _load_generator(filming)
 
     def film(clip_id: str) -> UInt8[Tensor, "T H W 3"]:
         batch = stream.batch_of([clip_id])
@@ -133,6 +138,18 @@ def generated(filming: Filming) -> Film:
         return frames_from_video(filming.codec.decode(latents))[0]
 
     return film
+
+
+def _load_generator(filming: Filming) -> VideoGenerator:
+    """The run's generator, its Wan in as much memory as is asked for."""
+    offloads = filming.memory.offload == "group"
+    place = "cpu" if offloads else filming.device
+    model = load_model(filming.checkpoint, wan_spec=filming.wan_spec, device=place)
+    spare_memory(cast(Any, model).wan, filming.memory, filming.device)
+    for name, child in model.named_children():
+        if name != "wan":
+            child.to(filming.device)
+    return cast(VideoGenerator, model)
 
 
 MAKERS = {"align": Maker(per_frame_align, solves=False)}

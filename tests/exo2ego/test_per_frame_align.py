@@ -19,6 +19,7 @@ from exo2ego.geometry.clip_rays import CLIP_CAMERAS, CLIP_RAYS, clip_align_rays,
 from exo2ego.model.align import align_given
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.vae import frames_from_video, load_codec, video_from_frames
+from exo2ego.model.wan_memory import MemorySettings
 from exo2ego.training.checkpoint import find_checkpoint, read_state
 from exo2ego.training.experiment import AlignExperiment
 from exo2ego.training.experiment_file import load_experiment
@@ -183,6 +184,7 @@ def test_a_store_without_exo_frames_says_how_to_keep_them(
         [train_clip],
         None,
         SamplerSettings(),
+        MemorySettings(),
         0,
         "cpu",
     )

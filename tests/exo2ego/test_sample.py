@@ -16,6 +16,7 @@ from exo2ego.evaluation.evaluate import evaluate
 from exo2ego.evaluation.manifest import MANIFEST, SamplesFault, read_manifest
 from exo2ego.evaluation.sample import noise_seed, sample
 from exo2ego.model.flow import SamplerSettings
+from exo2ego.model.wan_memory import MemorySettings
 from exo2ego.training.checkpoint import CheckpointFault, find_checkpoint, read_state
 from exo2ego.training.first_frame_sources import Predicted
 from exo2ego.training.first_frames import encode_first_frames
@@ -241,3 +242,24 @@ def test_a_manifest_that_is_none_is_a_fault(tmp_path: Path):
     (tmp_path / MANIFEST).write_text("{}")
     with pytest.raises(SamplesFault, match="exo2ego sample"):
         read_manifest(tmp_path)
+
+
+def test_offloaded_wan_makes_the_same_frames_and_float8_is_told_apart(
+    framed_store: Store, runs: dict[str, Path], tmp_path: Path
+):
+    arguments = {"vae_spec": "tiny", "sampler": QUICK, "limit": 1}
+    for name, memory in {
+        "plain": MemorySettings(),
+        "offloaded": MemorySettings(offload="group"),
+        "float8": MemorySettings(base="fp8"),
+    }.items():
+        sample(framed_store, runs["poseinj"], tmp_path / name, memory=memory, **arguments)
+    (clip_id,) = read_manifest(tmp_path / "plain").clips
+    plain, offloaded = (
+        load_file(tmp_path / name / f"{clip_id}.safetensors")["frames"]
+        for name in ("plain", "offloaded")
+    )
+    assert torch.equal(plain, offloaded)
+    assert read_manifest(tmp_path / "float8").settings.weights == "fp8"
+    with pytest.raises(SamplesFault, match="weights"):
+        sample(framed_store, runs["poseinj"], tmp_path / "float8", **arguments)
