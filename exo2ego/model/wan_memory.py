@@ -1,10 +1,37 @@
-"""Wan in less memory, for sampling: weights in float8, or on the host until they are used."""
+"""Wan in less memory: weights in float8, or on the host until used; activations made again."""
 
 from typing import Literal
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from stores.errors import UserFault
+
+
+class MemoryFault(UserFault, ValueError):
+    """A way to spare memory that does not go with what trains."""
+
+
+class TrainingMemory(BaseModel):
+    """What of Wan is kept while it trains."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpointing: bool = Field(
+        default=False, description="make each block's activations again on the way back"
+    )
+    base: Literal["full", "fp8"] = Field(
+        default="full",
+        description="fp8: the blocks' frozen matrices as float8 e4m3, where LoRA alone trains in "
+        "them; only with checkpointing, as backward would keep them in bf16 otherwise",
+    )
+
+    @model_validator(mode="after")
+    def _spares_something(self) -> "TrainingMemory":
+        if self.base == "fp8" and not self.checkpointing:
+            raise ValueError("base fp8 needs checkpointing = true: it spares nothing without")
+        return self
 
 
 class MemorySettings(BaseModel):
@@ -41,3 +68,30 @@ def spare_memory(
     if settings.offload == "group":
         # leaf by leaf: exo keys and values are computed outside of their blocks
         wan.enable_group_offload(onload_device=torch.device(device), offload_type="leaf_level")
+
+
+def spare_training_memory(wan: WanTransformer3DModel, settings: TrainingMemory) -> None:
+    """Changes Wan in place, once it is known what trains.
+
+    Raises MemoryFault for float8 where more of a block than LoRA trains, as in MultiExoCon.
+    """
+    if settings.checkpointing:
+        wan.enable_gradient_checkpointing()
+    if settings.base != "fp8":
+        return
+    trains = [
+        name
+        for name, parameter in wan.blocks.named_parameters()
+        if parameter.requires_grad and ".lora_" not in name
+    ]
+    if trains:
+        raise MemoryFault(
+            "Weights that train cannot be kept in float8.",
+            where="memory.base",
+            expected="blocks of which LoRA alone trains, as in stage poseinj",
+            got=f"{len(trains)} others, first {trains[0]}",
+            fix="Use memory.base=full; memory.checkpointing=true spares activations all the same.",
+        )
+    wan.enable_layerwise_casting(
+        storage_dtype=torch.float8_e4m3fn, compute_dtype=wan.proj_out.weight.dtype
+    )

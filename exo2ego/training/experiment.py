@@ -18,6 +18,7 @@ from exo2ego.model.poseinj import PoseInjSettings
 from exo2ego.model.poseinj.concat import ConcatSettings
 from exo2ego.model.vawan.model import VawanSettings
 from exo2ego.model.wan import LoraSettings
+from exo2ego.model.wan_memory import TrainingMemory
 
 
 class Settings(BaseModel):
@@ -125,6 +126,10 @@ class DiffusionExperiment(Experiment):
     condition: ConditionSettings = Field(
         default=ConditionSettings(),
         description="Wan's image condition: its first frame, and what follows it",
+    )
+
+    memory: TrainingMemory = Field(
+        default=TrainingMemory(), description="what is kept in full. Choice: the paper had room"
     )
 
     @property

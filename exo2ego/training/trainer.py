@@ -5,11 +5,13 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from exo2ego.model.wan_memory import spare_training_memory
 from exo2ego.training.build import (
     Origin,
     parent_of,
@@ -161,6 +163,8 @@ def _open(
     stage = STAGES[experiment.stage]
     built = stage.build(Origin(experiment, source.wan_spec, source.parent, device))
     train_in_fp32(built.model)
+    if isinstance(experiment, DiffusionExperiment):
+        spare_training_memory(cast(Any, built.model).wan, experiment.memory)
     if built.parent:
         check_same_store(
             built.parent, read_state(built.parent), source.store.hash, allow_other_store

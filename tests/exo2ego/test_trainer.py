@@ -8,10 +8,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from exo2ego.training.checkpoint import CheckpointFault, checkpoints, file_digest, read_state
+from exo2ego.training.checkpoint import (
+    CheckpointFault,
+    checkpoints,
+    file_digest,
+    find_checkpoint,
+    read_state,
+    read_weights,
+)
 from exo2ego.training.experiment import Experiment, OptimiserSettings
 from exo2ego.training.losses import METRICS, StepMetrics, read_metrics
+from exo2ego.training.stages import load_model
 from exo2ego.training.trainer import TrainingFault, learning_rate, train
 from stores.errors import StoreFault
 from stores.progress import Item, Track
@@ -257,3 +266,25 @@ def test_metrics_have_one_line_a_step(runs: dict[str, Path]):
     lines = read_metrics(runs["poseinj"])
     assert [line.step for line in lines] == [1, 2, 3, 4]
     assert all(isinstance(line, StepMetrics) and line.clips_per_s > 0 for line in lines)
+
+
+def test_poseinj_trains_on_a_float8_base_and_its_checkpoint_is_as_any_other(
+    framed_store: Store, runs: dict[str, Path], tiny_experiment: Callable, tmp_path: Path
+) -> None:
+    spare = ("precision=bf16", "memory={checkpointing=true, base='fp8'}")
+    experiment = tiny_experiment("poseinj", *spare)
+    report = train(
+        "poseinj",
+        framed_store,
+        tmp_path / "run",
+        experiment,
+        wan_spec="tiny",
+        parent=runs["multiexocon"],
+    )
+    plain = read_weights(find_checkpoint(runs["poseinj"]))
+    spared = read_weights(report.checkpoint)
+    assert {name: (w.dtype, w.shape) for name, w in spared.items()} == {
+        name: (w.dtype, w.shape) for name, w in plain.items()
+    }
+    model = load_model(report.checkpoint, wan_spec=None, device="cpu")
+    assert all(torch.equal(dict(model.named_parameters())[n], w) for n, w in spared.items())

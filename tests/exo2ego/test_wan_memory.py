@@ -9,9 +9,16 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.generator import Generator, GeneratorSettings, build_generator
 from exo2ego.model.given import Given
+from exo2ego.model.poseinj.concat import ConcatSettings
 from exo2ego.model.sampling import sample
 from exo2ego.model.wan import IN_CHANNELS, LoraSettings, load_wan
-from exo2ego.model.wan_memory import MemorySettings, spare_memory
+from exo2ego.model.wan_memory import (
+    MemoryFault,
+    MemorySettings,
+    TrainingMemory,
+    spare_memory,
+    spare_training_memory,
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +92,53 @@ def test_offloading_changes_no_bit(folder: str) -> None:
 def test_both_together_are_float8_alone(folder: str) -> None:
     together = made(with_settings(folder, "fp8", "group"))
     assert torch.equal(together, made(with_settings(folder, "fp8", "none")))
+
+
+def gradients(folder: str, memory: TrainingMemory, rounded: bool = False) -> torch.Tensor:
+    """Of all that trains in stage poseinj, after one clip; frozen matrices rounded if so."""
+    wan = load_wan(folder, dtype=torch.bfloat16)
+    g = torch.Generator().manual_seed(0)
+    settings = GeneratorSettings(
+        lora=LoraSettings(rank=3, alpha=3), pose=ConcatSettings(latent_width=8, token_width=8)
+    )
+    generator = build_generator(wan, settings, "poseinj", g).train()
+    for name, parameter in generator.named_parameters():
+        if ".lora_" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=g)
+        elif rounded and ".blocks." in name and parameter.ndim == 2:
+            parameter.data = parameter.data.to(torch.float8_e4m3fn).to(parameter.dtype)
+    spare_training_memory(wan, memory)
+    condition, noise = (torch.randn(1, 16, 3, 4, 6, generator=g) for _ in range(2))
+    exo, rays = (
+        torch.randn(1, 2, 16, 3, 4, 6, generator=g),
+        torch.randn(1, 9, 6, 32, 48, generator=g),
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = generator(noise, torch.tensor([0.4]), Given(condition, exo, rays)).square().mean()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in generator.parameters() if p.grad is not None])
+
+
+def test_checkpointing_leaves_gradients_as_they_are(folder: str) -> None:
+    again = gradients(folder, TrainingMemory(checkpointing=True))
+    assert torch.equal(again, gradients(folder, TrainingMemory()))
+
+
+def test_lora_learns_on_a_float8_base_as_on_the_same_weights_rounded(folder: str) -> None:
+    float8 = gradients(folder, TrainingMemory(checkpointing=True, base="fp8"))
+    rounded = gradients(folder, TrainingMemory(), rounded=True)
+    off = relative(float8, rounded)
+    print(f"float8: gradients {off:.4f} off those of the rounded weights")
+    assert off < 0.03
+
+
+def test_float8_is_refused_where_more_than_lora_trains_and_without_checkpointing(
+    folder: str,
+) -> None:
+    wan = load_wan(folder, dtype=torch.bfloat16)
+    settings = GeneratorSettings(lora=LoraSettings(rank=3, alpha=3))
+    generator = build_generator(wan, settings, "multiexocon", torch.Generator().manual_seed(0))
+    with pytest.raises(MemoryFault, match="attn2"):
+        spare_training_memory(generator.wan, TrainingMemory(checkpointing=True, base="fp8"))
+    with pytest.raises(ValueError, match="checkpointing"):
+        TrainingMemory(base="fp8")
