@@ -478,6 +478,30 @@ def evaluate(
     typer.echo(f"written: {samples / 'scores.json'}; without a video: {len(scores.missing)} clips")
 
 
+@app.command("export")
+def export_run(
+    run: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
+    out: Annotated[Path, typer.Option(help="Folder or, for a LoRA, FILE.safetensors.")],
+    form: Annotated[
+        Literal["peft", "comfyui", "merged"],
+        typer.Option("--format", help="LoRA for diffusers, for ComfyUI, or all of it in Wan."),
+    ] = "peft",
+    dtype: Annotated[
+        Literal["fp32", "bf16"] | None,
+        typer.Option(help="Type of the weights [as trained; merged: as Wan was frozen]."),
+    ] = None,
+    wan: Wan = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write what a run trained for other programs: LoRA and the rest, or a merged Wan.
+
+    What no LoRA holds (cross-attention, exo tokens, PoseInj) lies beside it in exo2ego.safetensors.
+    """
+    from exo2ego.training.export import export
+
+    tell(export(run, out, form=form, dtype=dtype, wan_spec=wan), as_json=as_json)
+
+
 @store_app.command()
 def info(store: StoreArgument, as_json: AsJson = False) -> None:
     """Say what a store holds: hash, clips, recipe, arrays, derived arrays."""

@@ -46,6 +46,8 @@ class Origin:
     parent: Path | None
     """A checkpoint, or a run whose newest one is meant."""
     device: str
+    merged_parent: Experiment | None = None
+    """The parent's experiment, if Wan holds already what the parent trained (an export)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,14 +120,20 @@ def build_multiexocon_stage(origin: Origin) -> Built:
 def build_poseinj_stage(origin: Origin) -> Built:
     """MultiExoCon's generator with its trained weights, and PoseInj before the first block."""
     experiment = cast(PoseInjExperiment, origin.experiment)
+    if origin.merged_parent:
+        return _build_generator(origin, _settings(origin.merged_parent, experiment))
     folder = _required_parent(origin.parent)
     state = read_state(folder)
-    first = cast(MultiExoConExperiment, parse_experiment(state.experiment, where=folder))
-    settings = GeneratorSettings(lora=first.lora, pose=experiment.pose)
-    built = _build_generator(origin, settings)
+    first = parse_experiment(state.experiment, where=folder)
+    built = _build_generator(origin, _settings(first, experiment))
     check_wan(built.wan, state, folder)
     put_weights(built.model, read_weights(folder), folder)
     return replace(built, parent=folder)
+
+
+def _settings(first: Experiment, second: PoseInjExperiment) -> GeneratorSettings:
+    """Of a generator that went through both stages."""
+    return GeneratorSettings(lora=cast(MultiExoConExperiment, first).lora, pose=second.pose)
 
 
 def _build_generator(origin: Origin, settings: GeneratorSettings) -> Built:
