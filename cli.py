@@ -502,6 +502,27 @@ def export_run(
     tell(export(run, out, form=form, dtype=dtype, wan_spec=wan), as_json=as_json)
 
 
+@app.command("audit")
+def audit_run(
+    run: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
+    store: Annotated[
+        str | None,
+        typer.Option(help="The store: to compute the order of clips again and to find Align."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what was trained on what, in which order, resumed or not; exit code 1 if files disagree.
+
+    Follows poseinj to its multiexocon and, with the store, to the Align of its first frames.
+    """
+    from exo2ego.training.audit import audit
+
+    found = audit(run, opened(store) if store else None, track=drawn)
+    tell(found if as_json else str(found), as_json=as_json)
+    if found.problems:
+        raise typer.Exit(1)
+
+
 @store_app.command()
 def info(store: StoreArgument, as_json: AsJson = False) -> None:
     """Say what a store holds: hash, clips, recipe, arrays, derived arrays."""
