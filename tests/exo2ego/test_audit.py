@@ -128,6 +128,13 @@ def test_another_store_is_noted_and_its_order_not_judged(
     assert found.problems == []
 
 
+def test_checkpoints_of_different_software_are_noted(chain: dict[str, Path]):
+    change_state(chain["align"], software__torch="2.7.0")
+    found = audit(chain["align"])
+    assert ["different software" in note for note in found.notes] == [True]
+    assert found.problems == []
+
+
 def test_what_differs_from_the_shipped_experiment_is_told(chain: dict[str, Path]):
     (run,) = audit(chain["align"]).runs
     changed = {key: ours for key, (_, ours) in run.differences.items()}

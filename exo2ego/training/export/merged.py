@@ -27,9 +27,10 @@ from exo2ego.training.export.written import (
     about,
     refuse_overwriting,
     write_tensors,
+    writing_faults,
 )
 from exo2ego.training.stages import STAGES
-from stores.atomic import disk_faults, write_whole
+from stores.atomic import write_whole
 
 ABOUT_FILE = "exo2ego.json"
 
@@ -45,7 +46,7 @@ def write_merged(trained: Trained, wish: Wish) -> list[Path]:
     said = about(trained, wish.wan_spec)
     wan = _base(trained, wish)
     rest = merge(wan, trained)
-    with disk_faults(files[0]):
+    with writing_faults(files[0]):
         wan.save_pretrained(files[0])
     write_tensors(files[1], rest, said)
     write_whole(files[2], orjson.dumps(said, option=orjson.OPT_INDENT_2))

@@ -1,5 +1,7 @@
 """What every form of an export has in common: its files, their metadata, what a caller asks for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,15 +78,23 @@ def write_tensors(
     partial = path.with_name(path.name + PARTIAL)
     metadata = {"format": "pt", ABOUT: orjson.dumps(said).decode(), **header}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with disk_faults(path):
+    with writing_faults(path):
         try:
             save_file(plain, partial, metadata=metadata)
             partial.replace(path)
-        except SafetensorError as cause:
-            raise OSError(str(cause)) from cause
         finally:
             partial.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+@contextmanager
+def writing_faults(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses, by safetensors' own error too, into a StoreFault."""
+    with disk_faults(path):
+        try:
+            yield
+        except SafetensorError as cause:
+            raise OSError(str(cause)) from cause
 
 
 def refuse_overwriting(path: Path) -> None:

@@ -1,7 +1,8 @@
 """Exports of every form: they say where they come from, and refuse what they cannot do."""
 
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import orjson
@@ -97,11 +98,25 @@ def test_an_altered_parent_is_not_exported(scaled_run: Path, deep_run: Path, tmp
         export(tmp_path / deep_run.parent.name / "run", tmp_path / "out", form="peft")
 
 
-def test_a_disk_that_refuses_leaves_no_file(scaled_run: Path, tmp_path: Path):
-    (tmp_path / "lora.safetensors.partial").mkdir()
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Lets no file of this process grow beyond some KiB, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("small_files")
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_full_disk_is_a_fault_and_leaves_nothing_that_looks_whole(
+    form: str, scaled_run: Path, tmp_path: Path
+):
     with pytest.raises(StoreFault, match="disk refuses"):
-        export(scaled_run, tmp_path / "lora.safetensors", form="peft")
-    assert not (tmp_path / "lora.safetensors").exists()
+        export(scaled_run, tmp_path / "out", form=form)
+    left = [path for path in tmp_path.rglob("*.safetensors") if path.stat().st_size > 8192]
+    assert left == []
+    assert not (tmp_path / "out" / "exo2ego.json").exists()
 
 
 def test_the_shell_exports_and_says_what_it_wrote(scaled_run: Path, tmp_path: Path):

@@ -66,19 +66,21 @@ def test_a_later_stage_exports_its_own_lora_with_its_parents_alpha(deep_run: Pat
     torch.testing.assert_close(theirs, ours(tokens), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["peft", "comfyui"])
-def test_a_pipeline_loads_either_file_into_its_low_noise_expert(
-    form: str, scaled_run: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("form", "name"), [("peft", "folder"), ("peft", "a.safetensors"), ("comfyui", "a.safetensors")]
+)
+def test_a_pipeline_loads_either_form_into_its_low_noise_expert(
+    form: str, name: str, scaled_run: Path, tmp_path: Path
 ):
-    file = tmp_path / "lora.safetensors"
-    export(scaled_run, file, form=form)
+    exported = tmp_path / name
+    export(scaled_run, exported, form=form)
     high, low = load_wan("tiny"), load_wan("tiny")
     untouched = output(high)
     absent = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
     pipeline = WanImageToVideoPipeline(
         **absent, scheduler=UniPCMultistepScheduler(), transformer=high, transformer_2=low
     )
-    pipeline.load_lora_weights(file, load_into_transformer_2=True)
+    pipeline.load_lora_weights(exported, load_into_transformer_2=True)
     expected = output(wan_with_lora_alone(scaled_run))
     torch.testing.assert_close(output(low), expected, atol=1e-6, rtol=0)
     assert torch.equal(output(high), untouched)
