@@ -1,6 +1,9 @@
-"""Names of Wan's parts in the original repository, which ComfyUI takes over, and in diffusers."""
+"""Names of Wan's parameters: as its authors published them, and as diffusers has them."""
 
-IN_BLOCK = {
+import re
+
+_BLOCK = re.compile(r"^blocks\.(\d+)\.(.+)$")
+_IN_BLOCK = {
     "self_attn.q": "attn1.to_q",
     "self_attn.k": "attn1.to_k",
     "self_attn.v": "attn1.to_v",
@@ -15,13 +18,10 @@ IN_BLOCK = {
     "cross_attn.norm_k": "attn2.norm_k",
     "ffn.0": "ffn.net.0.proj",
     "ffn.2": "ffn.net.2",
+    "norm3": "norm2",  # the one before cross-attention: diffusers counts in the order of use
     "modulation": "scale_shift_table",
-    "norm1": "norm1",
-    "norm2": "norm3",  # the two repositories number the norms otherwise
-    "norm3": "norm2",
 }
-"""Original to diffusers, inside a block."""
-OUTSIDE = {
+_AT_TOP = {
     "patch_embedding": "patch_embedding",
     "text_embedding.0": "condition_embedder.text_embedder.linear_1",
     "text_embedding.2": "condition_embedder.text_embedder.linear_2",
@@ -31,41 +31,28 @@ OUTSIDE = {
     "head.head": "proj_out",
     "head.modulation": "scale_shift_table",
 }
-"""Original to diffusers, of everything else."""
-_BLOCKS = "blocks"
+_ENDINGS = (".weight", ".bias")
 
 
-def diffusers_name(original: str) -> str:
-    """Diffusers' name of a part, or of a tensor in it, of the original. Inverse of `original_name`.
-
-    Raises KeyError for a name that no part has.
-    """
-    return _renamed(original, IN_BLOCK, OUTSIDE)
+def diffusers_name(original: str) -> str | None:
+    """diffusers' name of a parameter that the authors call so; None if it has none."""
+    return _translated(original, _IN_BLOCK, _AT_TOP)
 
 
-def original_name(diffusers: str) -> str:
-    """The original's name of a part, or of a tensor in it, of diffusers.
-
-    Raises KeyError for a name that no part has.
-    """
-    return _renamed(diffusers, _inverse(IN_BLOCK), _inverse(OUTSIDE))
-
-
-def _renamed(name: str, in_block: dict[str, str], outside: dict[str, str]) -> str:
-    first, _, rest = name.partition(".")
-    if first != _BLOCKS:
-        return _with_new_start(name, outside)
-    number, _, part = rest.partition(".")
-    return f"{_BLOCKS}.{number}.{_with_new_start(part, in_block)}"
+def original_name(diffusers: str) -> str | None:
+    """The authors' name of a parameter that diffusers calls so; None if they have none."""
+    return _translated(
+        diffusers,
+        {there: here for here, there in _IN_BLOCK.items()},
+        {there: here for here, there in _AT_TOP.items()},
+    )
 
 
-def _with_new_start(name: str, starts: dict[str, str]) -> str:
-    """The name with its beginning, up to a dot or the end, exchanged."""
-    for start, other in starts.items():
-        if name == start or name.startswith(f"{start}."):
-            return other + name.removeprefix(start)
-    raise KeyError(name)
-
-
-def _inverse(names: dict[str, str]) -> dict[str, str]:
-    return {new: old for old, new in names.items()}
+def _translated(name: str, in_block: dict[str, str], at_top: dict[str, str]) -> str | None:
+    ending = next((ending for ending in _ENDINGS if name.endswith(ending)), "")
+    found = _BLOCK.match(name.removesuffix(ending))
+    if found:
+        inner = in_block.get(found[2])
+        return f"blocks.{found[1]}.{inner}{ending}" if inner else None
+    top = at_top.get(name.removesuffix(ending))
+    return f"{top}{ending}" if top else None

@@ -8,7 +8,7 @@ from torch import Tensor
 from exo2ego.model.wan_names import original_name
 from exo2ego.training.export.lora_file import write_lora
 from exo2ego.training.export.trained import Lora, Trained
-from exo2ego.training.export.written import Wish
+from exo2ego.training.export.written import ExportFault, Wish
 
 NAME = "exo2ego-comfyui-lora.safetensors"
 PREFIX = "diffusion_model"
@@ -20,7 +20,15 @@ def write_comfyui(trained: Trained, wish: Wish) -> list[Path]:
 
 
 def _tensors(module: str, lora: Lora) -> dict[str, Tensor]:
-    start = f"{PREFIX}.{original_name(module)}"
+    if (name := original_name(module)) is None:
+        raise ExportFault(
+            "ComfyUI has no name for a part of Wan that this LoRA changes.",
+            where=module,
+            expected="a part that the original repository names",
+            got="one of diffusers' alone",
+            fix="Export with --format peft or --format merged.",
+        )
+    start = f"{PREFIX}.{name}"
     return {
         f"{start}.lora_down.weight": lora.down,
         f"{start}.lora_up.weight": lora.up,

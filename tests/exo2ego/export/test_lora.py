@@ -1,5 +1,6 @@
 """LoRA files: diffusers' own readers give the run's LoRA back, and nothing is lost on the way."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from exo2ego.training.build import Origin, put_weights
 from exo2ego.training.checkpoint import find_checkpoint, read_state, read_weights
 from exo2ego.training.experiment import parse_experiment
 from exo2ego.training.export import export
-from exo2ego.training.export.written import OTHER
+from exo2ego.training.export.comfyui_keys import write_comfyui
+from exo2ego.training.export.trained import read_trained
+from exo2ego.training.export.written import OTHER, ExportFault, Wish
 from exo2ego.training.stages import STAGES, load_model
 
 CONVERSION = {  # written here a second time, after diffusers' conversion script
@@ -99,6 +102,16 @@ def test_comfyuis_keys_mapped_back_are_the_same_tensors(scaled_run: Path, tmp_pa
             expected[f"{start}.alpha"] = torch.tensor(5.0)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_module_that_the_original_does_not_know_is_refused_before_anything_is_written(
+    scaled_run: Path, tmp_path: Path
+):
+    trained = read_trained(scaled_run)
+    strange = replace(trained, lora={"side.to_q": next(iter(trained.lora.values()))})
+    with pytest.raises(ExportFault, match="no name for a part"):
+        write_comfyui(strange, Wish(tmp_path / "out", None, None))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("form", ["peft", "comfyui"])
