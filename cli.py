@@ -337,7 +337,7 @@ def encode_clips(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Option(help="align, multiexocon or poseinj.")],
+    stage: Annotated[str, typer.Option(help="align, multiexocon, poseinj or vawan.")],
     store: Store,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     experiment: Annotated[
@@ -356,8 +356,8 @@ def train(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train one stage from the store: EgoExo-Align, MultiExoCon, then PoseInj."""
-    from exo2ego.training.experiment import load_experiment
+    """Train one stage from the store: EgoExo-Align, MultiExoCon, then PoseInj; or VAWAN."""
+    from exo2ego.training.experiment_file import load_experiment
     from exo2ego.training.trainer import train as run_stage
 
     report = run_stage(
@@ -377,9 +377,49 @@ def train(
 
 
 @app.command()
+def describe(
+    experiment: Annotated[str, typer.Argument(help="Name of an experiment, or a TOML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the experiment's; repeatable.")
+    ] = None,
+    wan: Annotated[
+        str | None, typer.Option(help="Whose configuration: a folder, hub id or `tiny` [the 14B].")
+    ] = None,
+    views: Annotated[int, typer.Option(min=1, help="Exo views.")] = 4,
+    frames: Annotated[int, typer.Option(min=1, help="RGB frames, 4k + 1.")] = 9,
+    size: Annotated[int, typer.Option(min=16, help="Rows and columns of a frame.")] = 256,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that share a global batch.")] = 1,
+    memory_gb: Annotated[float, typer.Option(min=0, help="Of one GPU, in 10^9 bytes.")] = 141,
+    tflops: Annotated[float, typer.Option(min=0, help="Of one GPU, in matrix products.")] = 790,
+    as_json: AsJson = False,
+) -> None:
+    """Say what an experiment trains, and what it takes: parameters, FLOPs, memory, step time.
+
+    No weights are loaded; numbers follow from shapes alone.
+    """
+    from exo2ego.training.describe import Machine
+    from exo2ego.training.describe import describe as count
+    from exo2ego.training.experiment_file import load_experiment
+    from stores.schema import ClipShape
+
+    about = count(
+        load_experiment(experiment, overrides or ()),
+        clip=ClipShape(views=views, frames=frames, hw=(size, size)),
+        wan_spec=wan,
+        machine=Machine(gpus, memory_gb, tflops),
+    )
+    tell(about if as_json else about.words, as_json=as_json)
+
+
+@app.command()
 def encode_first_frames(
     store: Store,
-    align: Annotated[Path, typer.Option(help="Run of the stage align.")],
+    align: Annotated[Path | None, typer.Option(help="Run of the stage align.")] = None,
+    source: Annotated[
+        Literal["align", "ground-truth", "exo", "none"],
+        typer.Option("--from", help="Where first frames come from: see docs/experiments.md."),
+    ] = "align",
+    view: Annotated[int, typer.Option(min=0, help="With --from exo: which view.")] = 0,
     vae: Vae = PUBLISHED,
     fill: Annotated[
         Literal["decode", "grey", "zeros"],
@@ -389,18 +429,19 @@ def encode_first_frames(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Let EgoExo-Align predict every clip's first ego frame, and keep it beside the store.
+    """Make every clip's first ego frame, by EgoExo-Align or else, and keep it beside the store.
 
-    MultiExoCon, PoseInj and sampling take these predictions as their image condition.
+    MultiExoCon, PoseInj, VAWAN and sampling take these frames as their image condition.
     """
-    from exo2ego.training.first_frames import encode_first_frames as predict
+    from exo2ego.training.first_frame_sources import frame_maker, frame_source
+    from exo2ego.training.first_frames import encode_first_frames as make
 
-    report = predict(
+    maker = frame_maker(frame_source(source, view), align, allow_other_store=allow_other_store)
+    report = make(
         opened(store),
-        align,
+        maker,
         vae_spec=vae,
         fill=fill,
-        allow_other_store=allow_other_store,
         device=chosen_device(device),
         track=drawn,
     )
@@ -410,7 +451,7 @@ def encode_first_frames(
 @app.command()
 def sample(
     store: Store,
-    checkpoint: Annotated[Path, typer.Option(help="Run of multiexocon or poseinj.")],
+    checkpoint: Annotated[Path, typer.Option(help="Run of a stage; align: every frame by itself.")],
     out: Annotated[Path, typer.Option(help="Folder for videos and manifest.")],
     clips: Annotated[
         str, typer.Option(help="test-1: the central clip of each test take; or test-all.")
@@ -748,7 +789,7 @@ def show_experiment(
     experiment: ExperimentArgument, setting: Setting = None, as_json: AsJson = False
 ) -> None:
     """Say everything that an experiment decides: each key, its value, and where it comes from."""
-    from exo2ego.training.experiment import load_experiment
+    from exo2ego.training.experiment_file import load_experiment
     from exo2ego.training.experiment_listing import experiment_values
 
     loaded = load_experiment(experiment, tuple(setting or ()))
@@ -767,7 +808,7 @@ def show_experiment(
 @experiments_app.command("diff")
 def diff_experiments(a: ExperimentArgument, b: ExperimentArgument, as_json: AsJson = False) -> None:
     """Compare two experiments key by key; exit code 1 if they do not train the same."""
-    from exo2ego.training.experiment import load_experiment
+    from exo2ego.training.experiment_file import load_experiment
     from exo2ego.training.experiment_listing import differences
 
     found = differences(load_experiment(a), load_experiment(b))

@@ -22,8 +22,8 @@ from exo2ego.geometry.camera import (
     CameraError,
     check_rigid,
 )
+from exo2ego.geometry.fit import UNDISTORT_BALANCE, undistorted_pinhole
 from exo2ego.geometry.lenses import KannalaBrandt
-from pipeline.fit import UNDISTORT_BALANCE, undistorted_pinhole
 from pipeline.rejects import TakeRejected
 from pipeline.takes import SPLITS
 

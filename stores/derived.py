@@ -1,7 +1,7 @@
 """Arrays that a model made out of a store: written a shard at a time, read like the store's own."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -183,11 +183,20 @@ def _damaged(path: Place, got: str) -> StoreFault:
     )
 
 
-def open_derived(store: Origin, name: str, digest: str | None) -> Derived:
-    """The derived arrays of that name. Raises StoreFault if there are none, or several."""
-    wanted = f"{name}-{digest or ''}"
+def open_derived(
+    store: Origin, name: str, digest: str | None, provenance: Mapping[str, Any] | None = None
+) -> Derived:
+    """The derived arrays of that name whose provenance says that, whatever else it says.
+
+    Raises StoreFault if there are none, or several.
+    """
+    wanted, says = f"{name}-{digest or ''}", provenance or {}
     every = sorted(path.parent for path in store.path.glob("derived/*/derived.json"))
-    found = [folder for folder in every if folder.name.startswith(wanted)]
+    found = [
+        folder
+        for folder in every
+        if folder.name.startswith(wanted) and (not says or _says(folder, says))
+    ]
     if len(found) == 1:
         return Derived(store, found[0])
     raise StoreFault(
@@ -197,6 +206,11 @@ def open_derived(store: Origin, name: str, digest: str | None) -> Derived:
         got=[folder.name[:40] for folder in found or every],
         fix="Give more of the digest." if found else "Run the verb that makes it.",
     )
+
+
+def _says(folder: Place, provenance: Mapping[str, Any]) -> bool:
+    told = _read_about(folder / "derived.json")["provenance"]
+    return all(key in told and told[key] == value for key, value in provenance.items())
 
 
 def _write_batch(

@@ -186,9 +186,15 @@ class Store:
             return [recipe.views] * len(clip_ids)
         return [self._view_counts[number] for number in self.numbers(clip_ids).tolist()]
 
-    def derived(self, name: str, digest: str | None = None) -> Derived:
-        """Arrays that a model made out of this store; `digest` (a prefix) if there are several."""
-        return open_derived(self, name, digest)
+    def derived(
+        self,
+        name: str,
+        digest: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Derived:
+        """Arrays that a model made out of this store; by a digest's beginning, or what they say
+        of their provenance, if there are several."""
+        return open_derived(self, name, digest, provenance)
 
     def source_digests(self, clip_ids: Sequence[str]) -> list[str]:
         """For each clip, blake3 of its latents' and rays' digests: what a model can see of it."""

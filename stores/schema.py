@@ -15,6 +15,8 @@ VAE_PIXEL_STRIDE = 8
 """Pixels per latent cell, both ways (paper 8.1.2, Table 8)."""
 PATCH = 2
 """Latent cells per transformer token, both ways (paper Table 8: patch size (1, 2, 2))."""
+PATCH_3D = (1, PATCH, PATCH)
+"""Latent frames, rows and columns per token."""
 LATENT_CHANNELS = 16
 """Channels of the Wan2.1 VAE (paper 8.1.1: 16 correspond to latent VAE features)."""
 RAY_CHANNELS = 6

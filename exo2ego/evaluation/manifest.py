@@ -28,10 +28,14 @@ class SampleSettings(BaseModel):
     stage: str = Field(description="stage of the run")
     step: int = Field(description="step of the checkpoint")
     weights_digest: str = Field(description="blake3 of the checkpoint's weights")
-    first_frames: str = Field(description="digest of Align's predictions")
+    first_frames: str | None = Field(
+        description="digest of the first frames that a generator was given; none for align"
+    )
     evaluation_set: str = Field(description="which clips are meant (test-1: one a take)")
-    sampler: SamplerSettings = Field(description="solver steps, shift, guidance")
-    seed: int = Field(description="of the noise, with each clip's id")
+    sampler: SamplerSettings | None = Field(
+        description="solver steps, shift, guidance; none for align"
+    )
+    seed: int | None = Field(description="of the noise, with each clip's id; none for align")
     device: str = Field(description="type of device: another one differs in the last bits")
 
 
@@ -40,7 +44,7 @@ class SampledClip(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    noise_seed: int = Field(description="of this clip's noise")
+    noise_seed: int | None = Field(description="of this clip's noise; none for align")
     frames: str = Field(description="file of the lossless frames")
     pictures: list[str] = Field(description="files to look at")
     seconds: float = Field(description="time it took")

@@ -1,4 +1,4 @@
-"""Ego videos of an evaluation set from a trained generator, with a manifest of how each was made.
+"""Ego videos of an evaluation set from a trained model, with a manifest of how each was made.
 
 OUT/manifest.json              Manifest: store, checkpoint, settings, and what each clip has
 OUT/<clip>.safetensors         `frames` uint8 "T H W 3", lossless: what is evaluated
@@ -13,35 +13,38 @@ from typing import cast
 import blake3
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from safetensors.torch import save
 from torch import Tensor
 
+from exo2ego.evaluation.filming import Film, Filming, Maker
 from exo2ego.evaluation.manifest import (
     SampledClip,
     SampleSettings,
     start_manifest,
     write_manifest,
 )
+from exo2ego.evaluation.per_frame_align import per_frame_align
 from exo2ego.evaluation.picture import Panel, side_by_side, write_strip, write_video
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.sampling import VideoGenerator
 from exo2ego.model.sampling import sample as solve
-from exo2ego.model.vae import LatentCodec, frames_from_video
+from exo2ego.model.vae import frames_from_video
 from exo2ego.training.checkpoint import (
     CheckpointFault,
     CheckpointState,
     find_checkpoint,
     read_state,
 )
-from exo2ego.training.experiment import DiffusionExperiment, parse_experiment
+from exo2ego.training.experiment import DiffusionExperiment
+from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.first_frames import FIRST_FRAMES, open_first_frames, store_codec
 from exo2ego.training.stages import STAGES, given_of, load_model
 from stores.atomic import write_whole
 from stores.errors import StoreFault
 from stores.progress import Track, silent
 from stores.reading import Store
-from stores.stream import ClipBatch, ClipStream
+from stores.stream import ClipStream
 from stores.version import ABSENT_ROW
 
 
@@ -54,20 +57,6 @@ class SampleReport:
     """Clips that have a video now."""
     clips_new: int
     seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Studio:
-    """What every clip needs."""
-
-    store: Store
-    stream: ClipStream
-    generator: VideoGenerator
-    experiment: DiffusionExperiment
-    codec: LatentCodec
-    settings: SampleSettings
-    device: str
-    out: Path
 
 
 def sample(
@@ -86,34 +75,34 @@ def sample(
 ) -> SampleReport:
     """Samples the first `limit` clips of an evaluation set into `out`; finished ones are kept.
 
-    `run` is a multiexocon or poseinj run, or a checkpoint of one; `wan_spec` None means what the
-    run was given. A clip's noise depends on seed and clip id alone, and clips are sampled one by
-    one, so no video depends on the others. Raises SamplesFault if `out` was made otherwise.
+    `run` is a run of any stage, or a checkpoint of one; `wan_spec` None means what the run was
+    given. An align run predicts every frame by itself, and has neither `sampler` nor `seed`. A
+    clip's noise depends on seed and clip id alone, and clips are sampled one by one, so no video
+    depends on the others. Raises SamplesFault if `out` was made otherwise.
     """
     began = time.perf_counter()
-    checkpoint = find_checkpoint(run)
+    checkpoint, sampler = find_checkpoint(run), sampler or SamplerSettings()
     state = read_state(checkpoint)
+    maker = MAKERS.get(state.stage, GENERATOR)
     settings = SampleSettings(
         store_hash=store.hash,
         stage=state.stage,
         step=state.step,
         weights_digest=state.weights_digest,
-        first_frames=_first_frames(checkpoint, state),
+        first_frames=state.first_frames,
         evaluation_set=evaluation_set,
-        sampler=sampler or SamplerSettings(),
-        seed=seed,
+        sampler=sampler if maker.solves else None,
+        seed=seed if maker.solves else None,
         device=torch.device(device).type,
     )
     manifest = start_manifest(out, settings)
     wanted = _clips_of(store, evaluation_set)[:limit]
     left = [clip for clip in wanted if clip not in manifest.clips]
-    experiment = cast(DiffusionExperiment, parse_experiment(state.experiment, where=checkpoint))
-    stream = _stream(store, settings, experiment, wanted)
-    model = cast(VideoGenerator, load_model(checkpoint, wan_spec=wan_spec, device=device))
     codec = store_codec(store, vae_spec, device)
-    studio = _Studio(store, stream, model, experiment, codec, settings, device, out)
+    filming = Filming(store, checkpoint, state, codec, wanted, wan_spec, sampler, seed, device)
+    film = maker.open(filming)
     for clip_id in track(left, total=len(left), what="sample", unit="clips"):
-        clips = manifest.clips | {clip_id: _sample_clip(studio, clip_id)}
+        clips = manifest.clips | {clip_id: _sample_clip(filming, maker, film, out, clip_id)}
         manifest = manifest.model_copy(update={"clips": clips})
         write_manifest(out, manifest)
     return SampleReport(out, len(manifest.clips), len(left), time.perf_counter() - began)
@@ -125,70 +114,93 @@ def noise_seed(seed: int, clip_id: str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _sample_clip(studio: _Studio, clip_id: str) -> SampledClip:
+def generated(filming: Filming) -> Film:
+    """Ego frames by a generator of velocities, from each clip's own noise."""
+    where = filming.checkpoint
+    first_frames = _first_frames(where, filming.state)
+    experiment = cast(DiffusionExperiment, parse_experiment(filming.state.experiment, where=where))
+    stream = _stream(filming, experiment, first_frames)
+    loaded = load_model(where, wan_spec=filming.wan_spec, device=filming.device)
+    generator = cast(VideoGenerator, loaded)
+
+    def film(clip_id: str) -> UInt8[Tensor, "T H W 3"]:
+        batch = stream.batch_of([clip_id])
+        arrays = {name: value.to(filming.device) for name, value in batch.arrays.items()}
+        given = given_of(replace(batch, arrays=arrays), experiment)
+        drawn = torch.Generator().manual_seed(noise_seed(filming.seed, clip_id))
+        noise = torch.randn(given.condition.shape, generator=drawn).to(filming.device)
+        latents = solve(generator, given, noise, filming.sampler)
+        return frames_from_video(filming.codec.decode(latents))[0]
+
+    return film
+
+
+MAKERS = {"align": Maker(per_frame_align, solves=False)}
+"""How the stages that are no generators make a clip's ego frames."""
+GENERATOR = Maker(generated, solves=True)
+"""How every other stage does."""
+
+
+def _sample_clip(
+    filming: Filming, maker: Maker, film: Film, out: Path, clip_id: str
+) -> SampledClip:
     """Samples one clip and writes its files."""
     began = time.perf_counter()
-    batch, clip_seed = studio.stream.batch_of([clip_id]), noise_seed(studio.settings.seed, clip_id)
-    latents = _sample_latents(studio, batch, clip_seed)
-    (frames,) = frames_from_video(studio.codec.decode(latents)).cpu()
+    frames = film(clip_id).cpu()
     data = save({"frames": frames.contiguous()}, metadata={"clip": clip_id})
-    write_whole(studio.out / f"{clip_id}.safetensors", data)
+    write_whole(out / f"{clip_id}.safetensors", data)
     return SampledClip(
-        noise_seed=clip_seed,
+        noise_seed=noise_seed(filming.seed, clip_id) if maker.solves else None,
         frames=f"{clip_id}.safetensors",
-        pictures=_write_pictures(studio, clip_id, frames),
+        pictures=_write_pictures(filming, out, clip_id, frames),
         seconds=time.perf_counter() - began,
     )
 
 
-def _sample_latents(
-    studio: _Studio, batch: ClipBatch, clip_seed: int
-) -> Float[Tensor, "1 c t h w"]:
-    """Latents of the ego video of the batch's one clip."""
-    arrays = {name: value.to(studio.device) for name, value in batch.arrays.items()}
-    given = given_of(replace(batch, arrays=arrays), studio.experiment)
-    noise = torch.randn(given.condition.shape, generator=torch.Generator().manual_seed(clip_seed))
-    return solve(studio.generator, given, noise.to(studio.device), studio.settings.sampler)
-
-
-def _write_pictures(studio: _Studio, clip_id: str, frames: UInt8[Tensor, "T H W 3"]) -> list[str]:
+def _write_pictures(
+    filming: Filming, out: Path, clip_id: str, frames: UInt8[Tensor, "T H W 3"]
+) -> list[str]:
     """Writes what is to be looked at; returns the files' names."""
-    clips, generated = studio.store.recipe.clips, frames.numpy()
+    clips, generated = filming.store.recipe.clips, frames.numpy()
     names = [f"{clip_id}.{ending}" for ending in ("ego.mp4", "side-by-side.mp4", "strip.png")]
-    row = studio.store.row(clip_id)
-    videos = _videos(studio, clip_id, "exo")[: len(row.present)]
+    row = filming.store.row(clip_id)
+    videos = _videos(filming, clip_id, "exo")[: len(row.present)]
     exos = [
         Panel(camera.cam_id, video.numpy())
         for camera, video in zip(row.present, videos, strict=True)
     ]
-    truth = Panel("truth", _videos(studio, clip_id, "ego")[0].numpy()) if row.ego.video else None
+    truth = Panel("truth", _videos(filming, clip_id, "ego")[0].numpy()) if row.ego.video else None
     together = side_by_side(exos, truth, Panel("generated", generated))
     fps = clips.fps / clips.stride
-    write_video(studio.out / names[0], generated, fps)
-    write_video(studio.out / names[1], together, fps)
-    write_strip(studio.out / names[2], generated)
+    write_video(out / names[0], generated, fps)
+    write_video(out / names[1], together, fps)
+    write_strip(out / names[2], generated)
     return names
 
 
-def _videos(studio: _Studio, clip_id: str, side: str) -> UInt8[Tensor, "v T H W 3"]:
+def _videos(filming: Filming, clip_id: str, side: str) -> UInt8[Tensor, "v T H W 3"]:
     """The exo views or the one ego video: as they were cut, else decoded from their latents."""
-    store = studio.store
+    store = filming.store
     if store.row(clip_id).rows[f"{side}_frames"] != ABSENT_ROW:
         frames = torch.from_numpy(store.read(f"{side}_frames", [clip_id]))
         return frames[0] if side == "exo" else frames
     latents = torch.from_numpy(store.read(f"{side}_latents", [clip_id])).float().nan_to_num()
     axes = "1 t v c h w -> v c t h w" if side == "exo" else "v t c h w -> v c t h w"
-    return frames_from_video(studio.codec.decode(rearrange(latents, axes))).cpu()
+    return frames_from_video(filming.codec.decode(rearrange(latents, axes))).cpu()
 
 
-def _stream(
-    store: Store, settings: SampleSettings, experiment: DiffusionExperiment, clip_ids: list[str]
-) -> ClipStream:
-    """What the generator is given for these clips. Raises StoreFault without its first frames."""
-    reads = [read for read in STAGES[settings.stage].reads(experiment) if read != "ego_latents"]
-    frames = open_first_frames(store, settings.first_frames, experiment.condition)
-    derived = {FIRST_FRAMES: frames.digest}
-    return ClipStream(store, tuple(reads), batch_size=1, seed=0, clip_ids=clip_ids, derived=derived)
+def _stream(filming: Filming, experiment: DiffusionExperiment, first_frames: str) -> ClipStream:
+    """What the generator is given for its clips. Raises StoreFault without its first frames."""
+    reads = STAGES[filming.state.stage].reads(experiment)
+    frames = open_first_frames(filming.store, first_frames, experiment.condition)
+    return ClipStream(
+        filming.store,
+        [read for read in reads if read != "ego_latents"],
+        batch_size=1,
+        seed=0,
+        clip_ids=filming.clip_ids,
+        derived={FIRST_FRAMES: frames.digest},
+    )
 
 
 def _first_frames(checkpoint: Path, state: CheckpointState) -> str:
@@ -196,11 +208,11 @@ def _first_frames(checkpoint: Path, state: CheckpointState) -> str:
     if state.first_frames:
         return state.first_frames
     raise CheckpointFault(
-        "Only a generator can be sampled.",
-        where=checkpoint,
-        expected="a checkpoint of stage multiexocon or poseinj",
-        got=f"one of stage {state.stage}",
-        fix="Give the --out folder of `exo2ego train --stage poseinj` (or multiexocon).",
+        "This generator's checkpoint does not name the first frames that it was given.",
+        where=f"{checkpoint}, first_frames",
+        expected="a digest",
+        got="nothing",
+        fix="Go back to an older checkpoint of the run, or train it again.",
     )
 
 

@@ -12,22 +12,11 @@ from jaxtyping import Float16, Float32
 from torch import Tensor
 
 from exo2ego.geometry.camera import compose, invert_rigid
-from exo2ego.geometry.lenses import Lens, make_lens, virtual_pinhole
+from exo2ego.geometry.clip_lenses import ego_lens
+from exo2ego.geometry.clip_points import clip_align_points
 from exo2ego.geometry.plucker import align_rays, ego_rays
 from stores.index import CameraRow, ClipRow
 from stores.recipe import ClipRecipe
-
-
-def video_lens(camera: CameraRow) -> Lens:
-    """The lens of the camera's frames as the video has them."""
-    return make_lens(camera.lens, camera.params, camera.hw, camera.quarter_turns_cw)
-
-
-def ego_lens(recipe: ClipRecipe, ego: CameraRow) -> Lens:
-    """The lens that a clip's ego frames are seen through, for frames of the recipe's size."""
-    if recipe.ego_lens == "pinhole":
-        return virtual_pinhole(recipe.hw, recipe.ego_focal_per_side)
-    return video_lens(ego).resized(recipe.hw)
 
 
 def clip_ego_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "T 6 H W"]:
@@ -62,6 +51,7 @@ CLIP_RAYS: Mapping[str, Callable[[ClipRecipe, ClipRow], np.ndarray]] = {
 """By the name of the stored array: what makes a clip's row of it out of its cameras alone."""
 CLIP_CAMERAS: Mapping[str, Callable[[ClipRecipe, ClipRow], np.ndarray]] = {
     **CLIP_RAYS,
+    "align_points": clip_align_points,
     "ego_poses": clip_ego_poses,
 }
 """Those, and the arrays that no store keeps: what `stores.open_store(derive=...)` is given."""

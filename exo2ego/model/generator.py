@@ -1,24 +1,26 @@
 """The video generator: Wan with exo tokens and, in stage 2, poses; and what trains of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from einops import repeat
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from exo2ego.model.condition import with_mask
+from exo2ego.model.exo_cache import known_exo
 from exo2ego.model.flow import timestep_of
-from exo2ego.model.given import Given
-from exo2ego.model.multiexocon import ExoTokens
-from exo2ego.model.poseinj import PoseInj, PoseInjSettings
+from exo2ego.model.given import Given, check_given, check_pose, check_rays
+from exo2ego.model.multiexocon import ExoTokens, MultiExoConSettings
+from exo2ego.model.poseinj import PoseInj, PoseInjSettings, build_pose_inj
+from exo2ego.model.poseinj.concat import ConcatSettings
 from exo2ego.model.sampling import Velocity
 from exo2ego.model.views import by_views, clips_by_views
 from exo2ego.model.wan import LoraSettings, add_self_attention_lora
-from stores.errors import UserFault
 
 GeneratorStage = Literal["multiexocon", "poseinj"]
 """The two stages of fine-tuning (paper 3.4); the second continues from the first's weights."""
@@ -27,22 +29,13 @@ GeneratorStage = Literal["multiexocon", "poseinj"]
 _LORA = (".lora_A.", ".lora_B.")
 TRAINED: dict[GeneratorStage, tuple[str, ...]] = {
     "multiexocon": (*_LORA, ".attn2.", "exo_tokens."),
-    "poseinj": (
-        *_LORA,
-        "wan.patch_embedding.rays.",
-        "wan.patch_embedding.tokens.",
-        "wan.patch_embedding.project.",
-    ),
+    "poseinj": (*_LORA, "wan.patch_embedding.rays.", "wan.patch_embedding.join."),
 }
 """Parameters that train in each stage, by a part of their name.
 
 Choice: "all cross-attention parameters" (8.2.2) are attn2's own, without the norm before it; and
 stage 2 goes on with stage 1's LoRA, as both are "210M" and it starts from stage 1's weights.
 """
-
-
-class StateMismatch(UserFault, ValueError):
-    """Trained weights that are of another stage, or of a generator of another size."""
 
 
 class GeneratorSettings(BaseModel):
@@ -53,19 +46,28 @@ class GeneratorSettings(BaseModel):
     lora: LoraSettings = Field(
         default=LoraSettings(), description="LoRA on self-attention (Table 10)"
     )
+    exo: MultiExoConSettings = Field(
+        default=MultiExoConSettings(), description="what exo tokens are made of (3.4.1)"
+    )
     pose: PoseInjSettings = Field(
-        default=PoseInjSettings(),
+        default=ConcatSettings(),
         description="form of PoseInj (3.4.2); used in stage poseinj alone",
+    )
+    first_frame_known: bool = Field(
+        default=True, description="whether Wan's mask calls the condition's first frame known"
     )
 
 
 class Generator(nn.Module):
     """Velocity of a noisy ego video, given its first frame, the exo videos and the poses."""
 
-    def __init__(self, wan: WanTransformer3DModel, exo_tokens: ExoTokens):
+    def __init__(
+        self, wan: WanTransformer3DModel, exo_tokens: ExoTokens, *, first_frame_known: bool = True
+    ):
         super().__init__()
         self.wan = wan
         self.exo_tokens = exo_tokens
+        self.first_frame_known = first_frame_known
 
     @property
     def pose_inj(self) -> PoseInj | None:
@@ -92,12 +94,19 @@ class Generator(nn.Module):
         """
 
         def run(
-            exo: Tensor, noisy: Tensor, sigma: Tensor, known: Tensor, keep: Tensor | None
+            exo: Tensor,
+            places: Tensor,
+            noisy: Tensor,
+            sigma: Tensor,
+            known: Tensor,
+            keep: Tensor | None,
         ) -> Tensor:
-            return self.velocity(noisy, timestep_of(sigma), known, self.exo_tokens(exo, keep))
+            tokens = self.exo_tokens(exo, places, keep)
+            return self.velocity(noisy, timestep_of(sigma), known, tokens)
 
-        known = self.known_channels(given)
-        return by_views(run, (given.exo_latents,), (noisy, sigma, known, given.keep_exo))
+        check_given(given)
+        of_clips = (noisy, sigma, self.known_channels(given), given.keep_exo)
+        return by_views(run, (given.exo_latents, given.places), of_clips)
 
     def groups(self, given: Given) -> list[tuple[list[int], Given]]:
         """Clips that have the same views, with these views alone."""
@@ -106,26 +115,33 @@ class Generator(nn.Module):
 
     @contextmanager
     def solving(self, given: Given, *, guided: bool) -> Iterator[Velocity]:
-        """Velocities of one group's steps, and those with zero tokens if guided."""
-        known, tokens = self.known_channels(given), self.exo_tokens(given.exo_latents)
-        # Zero tokens are all alike, so attention over one gives what attention over n gives.
-        null = torch.zeros_like(tokens[:, :1])
+        """Velocities of one group's steps, and those with the null token if guided.
+
+        Exo keys and values are computed once; guided clips pass Wan in one batch with themselves.
+        """
+        check_given(given)
+        tokens = self.exo_tokens(given.exo_latents, given.places).to(self.compute_dtype)
+        null = self.exo_tokens.null.to(self.compute_dtype) if guided else None
+        times = 2 if guided else 1
+        known = repeat(self.known_channels(given), "b ... -> (times b) ...", times=times)
 
         def velocity(latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor | None]:
-            told = self.velocity(latents, timestep, known, tokens)
-            return told, self.velocity(latents, timestep, known, null) if guided else None
+            noisy = repeat(latents, "b ... -> (times b) ...", times=times)
+            told = self.velocity(noisy, timestep.repeat(times), known, seen)
+            first, *second = told.split(len(latents))
+            return first, second[0] if second else None
 
-        yield velocity
+        # Wan does not read the tokens that it is given here, but for their type
+        seen = repeat(tokens[:, :1], "b n d -> (times b) n d", times=times)
+        with known_exo(self.wan, tokens, null):
+            yield velocity
 
     def known_channels(self, given: Given) -> Float[Tensor, "b k t h w"]:
         """All input channels after the noisy ones: mask, condition, and features of the rays."""
-        if (self.pose_inj is None) != (given.pose is None):
-            raise ValueError(
-                f"a pose is {'missing' if given.pose is None else 'given'}, but this generator "
-                f"has {'no' if self.pose_inj is None else 'a'} PoseInj"
-            )
-        channels = [with_mask(given.condition)]
+        check_pose(given, self.pose_reads)
+        channels = [with_mask(given.condition, first_frame_known=self.first_frame_known)]
         if self.pose_inj is not None and given.pose is not None:
+            check_rays(given.pose, given)
             channels.append(self.pose_inj.encode(given.pose))
         return torch.cat(channels, dim=1)
 
@@ -159,10 +175,11 @@ def build_generator(
     """
     add_self_attention_lora(wan, settings.lora, generator)
     embedding = wan.patch_embedding
-    exo_tokens = ExoTokens(embedding)
+    exo_tokens = ExoTokens(embedding, settings.exo)
     if stage == "poseinj":
-        wan.register_module("patch_embedding", PoseInj(embedding, settings.pose, generator))
-    built = Generator(wan, exo_tokens).requires_grad_(False)
+        wan.register_module("patch_embedding", build_pose_inj(embedding, settings.pose, generator))
+    built = Generator(wan, exo_tokens, first_frame_known=settings.first_frame_known)
+    built.requires_grad_(False)
     # After add_adapter, which freezes all that is not LoRA.
     for parameter in trainable_parameters(built, stage).values():
         parameter.requires_grad_(True)
@@ -176,36 +193,3 @@ def trainable_parameters(generator: Generator, stage: GeneratorStage) -> dict[st
         for name, parameter in generator.named_parameters()
         if any(part in name for part in TRAINED[stage])
     }
-
-
-def trainable_state(generator: Generator, stage: GeneratorStage) -> dict[str, Tensor]:
-    """What a stage trains, by stable names, to be saved: views of the weights, not copies."""
-    return {
-        name: parameter.detach()
-        for name, parameter in trainable_parameters(generator, stage).items()
-    }
-
-
-@torch.no_grad()
-def load_trainable_state(
-    generator: Generator, state: Mapping[str, Tensor], stage: GeneratorStage
-) -> None:
-    """Sets what a stage trained; names and shapes must be exactly that stage's.
-
-    A generator of stage poseinj takes the state of multiexocon first, and then its own.
-    Raises StateMismatch and changes nothing otherwise.
-    """
-    wanted = trainable_parameters(generator, stage)
-    shapes = {name: tuple(parameter.shape) for name, parameter in wanted.items()}
-    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if shapes != given:
-        wrong = sorted(dict(shapes.items() ^ given.items()))
-        raise StateMismatch(
-            f"These weights are not what stage {stage} of this generator trains.",
-            where=f"{len(wrong)} tensors, first {wrong[0]}",
-            expected=shapes.get(wrong[0], "no such tensor"),
-            got=given.get(wrong[0], "no such tensor"),
-            fix="Use the Wan, LoRA rank and pose widths that the weights were trained with.",
-        )
-    for name, parameter in wanted.items():
-        parameter.copy_(state[name])

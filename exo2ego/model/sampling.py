@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from exo2ego.model.flow import SamplerSettings, make_scheduler
-from exo2ego.model.given import Given
+from exo2ego.model.given import Given, check_numbers
 
 Velocity = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """(latents "b c t h w", timestep "b") -> velocity, and that without the exo videos if asked for."""
@@ -47,8 +47,10 @@ def sample(
     """Latents of the ego videos that `noise` becomes, float32.
 
     Noise is the caller's, one per clip, so that a clip's video does not depend on its batch.
-    Guidance is v_null + guidance (v - v_null); 1 is without, and half the work.
+    Guidance is v_null + guidance (v - v_null); 1 is without, and half the work. Raises ShapeFault
+    for what does not fit the generator or is not finite.
     """
+    check_numbers(given)
     latents = noise.float()
     made = torch.empty_like(latents)
     for clips, part in generator.groups(given):

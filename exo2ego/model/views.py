@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
 def by_views(
     run: Callable[..., Float[Tensor, "b ..."]],
-    of_views: tuple[Float[Tensor, "b v ..."], ...],
+    of_views: tuple[Shaped[Tensor, "b v ..."], ...],
     of_clips: tuple[Tensor | None, ...] = (),
 ) -> Float[Tensor, "b ..."]:
     """run(*of_views, *of_clips), each clip with the views that it has, in the batch's order.
@@ -32,6 +32,8 @@ def by_views(
 
 def clips_by_views(exo: Float[Tensor, "b v ..."]) -> dict[tuple[int, ...], list[int]]:
     """Numbers of the clips of a batch, by the numbers of the views that they have."""
+    if exo.is_meta:  # no numbers, so none is NaN
+        return {tuple(range(exo.shape[1])): list(range(len(exo)))}
     first_numbers = exo[(slice(None), slice(None), *[0] * (exo.ndim - 2))]
     groups: dict[tuple[int, ...], list[int]] = {}
     for clip, absent in enumerate(first_numbers.isnan().tolist()):

@@ -8,11 +8,13 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from torch import nn
 
 from exo2ego.model.pretrained import TINY, Component, WeightsFault, locate
 from exo2ego.model.seeding import initial_weights_from
-from stores.schema import LATENT_CHANNELS, PATCH, VAE_FRAME_STRIDE
+from exo2ego.model.wan_original import load_original, original_config, original_folder
+from stores.schema import LATENT_CHANNELS, PATCH_3D, VAE_FRAME_STRIDE
 
 IN_CHANNELS = LATENT_CHANNELS + VAE_FRAME_STRIDE + LATENT_CHANNELS
 """Noisy latent, mask (one channel per source frame of a latent frame), condition latent."""
@@ -20,6 +22,17 @@ HIGH_NOISE, LOW_NOISE = "transformer", "transformer_2"
 """Folders of the two experts in diffusers' layout."""
 ADAPTER = "default"
 """Name of our LoRA among peft's adapters: part of every checkpoint's names."""
+_TINY: dict[str, Any] = {
+    "patch_size": PATCH_3D,
+    "num_attention_heads": 4,
+    "attention_head_dim": 12,
+    "in_channels": IN_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "text_dim": 32,
+    "freq_dim": 20,
+    "ffn_dim": 64,
+    "num_layers": 2,
+}
 TRAINABLE_DTYPE = torch.float32
 """Of every weight that we add: small learning rates are lost in bfloat16."""
 
@@ -38,21 +51,24 @@ class LoraSettings(BaseModel):
 def load_wan(
     spec: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> WanTransformer3DModel:
-    """The frozen low-noise expert of a diffusers folder, a hub id, or "tiny"; without text.
+    """The frozen low-noise expert of a folder (diffusers' or the authors' layout), a hub id, or
+    "tiny"; without text. Weights go straight to the device, a file or a tensor at a time.
 
     Its text projection is replaced by the identity: what it attends to are exo tokens, already
     of the model's width (paper 3.4.1). Norms, the time embedder and the modulation tables stay
     in float32 whatever `dtype` is. Raises WeightsFault for any other Wan.
     """
-    wan = load_with_text(spec, dtype)
+    wan = load_with_text(spec, device=device, dtype=dtype)
     detach_text(wan)
     nn.Module.to(wan, device)
     return wan.requires_grad_(False).eval()
 
 
-def load_with_text(spec: str, dtype: torch.dtype) -> WanTransformer3DModel:
-    """The same on the CPU, with its text projection: what diffusers saves and loads."""
-    return _tiny_wan(dtype) if spec == TINY else _published_wan(spec, dtype)
+def load_with_text(
+    spec: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> WanTransformer3DModel:
+    """The same with its text projection: what diffusers saves and loads."""
+    return _tiny_wan(dtype) if spec == TINY else _published_wan(spec, device, dtype)
 
 
 def detach_text(wan: WanTransformer3DModel) -> nn.Module:
@@ -62,19 +78,58 @@ def detach_text(wan: WanTransformer3DModel) -> nn.Module:
     return text
 
 
+def blank_wan(spec: str | None, dtype: torch.dtype) -> WanTransformer3DModel:
+    """A Wan on meta, shapes without numbers: the published 14B, or the one that `spec` names."""
+    with torch.device("meta"):
+        if spec is None:
+            wan = WanTransformer3DModel(in_channels=IN_CHANNELS, out_channels=LATENT_CHANNELS)
+        else:
+            wan = WanTransformer3DModel(**_shape(spec))
+    _keep_in_dtype(wan, dtype)
+    wan.condition_embedder.register_module("text_embedder", nn.Identity())
+    return wan.requires_grad_(False)
+
+
+def _shape(spec: str) -> dict[str, Any]:
+    """The arguments that a Wan is made with. Raises WeightsFault as `load_wan` does."""
+    if spec == TINY:
+        return _TINY
+    if (folder := original_folder(spec)) is not None:
+        return original_config(folder)
+    found = locate(spec, LOW_NOISE, WanTransformer3DModel.__name__)
+    return {key: value for key, value in found.config.items() if key[0] != "_"}
+
+
 def wan_width(wan: WanTransformer3DModel) -> int:
     """Width of a token."""
     return wan.config["num_attention_heads"] * wan.config["attention_head_dim"]
 
 
-def _published_wan(spec: str, dtype: torch.dtype) -> WanTransformer3DModel:
-    """The low-noise expert of Wan2.2-I2V-A14B, on the CPU."""
+def _published_wan(
+    spec: str, device: str | torch.device, dtype: torch.dtype
+) -> WanTransformer3DModel:
+    """The low-noise expert of Wan2.2-I2V-A14B, on the device."""
+    if (folder := original_folder(spec)) is not None:
+        _refuse_other_wan(Component(str(folder), None, original_config(folder)))
+        return load_original(folder, device, dtype)
     _refuse_high_noise(Path(spec).expanduser())
     found = locate(spec, LOW_NOISE, WanTransformer3DModel.__name__)
     _refuse_other_wan(found)
-    return WanTransformer3DModel.from_pretrained(
-        found.source, subfolder=found.subfolder, torch_dtype=dtype
-    )
+    try:
+        return WanTransformer3DModel.from_pretrained(
+            found.source,
+            subfolder=found.subfolder,
+            torch_dtype=dtype,
+            device_map={"": str(device)},
+        )
+    except (OSError, SafetensorError) as cause:
+        raise WeightsFault(
+            "These weights cannot be read.",
+            where=found.place,
+            expected="all safetensors files that the folder's index names, whole",
+            got=str(cause).partition("\n")[0],
+            fix="Fetch the folder again, with all its files.",
+        ) from cause
 
 
 def _refuse_high_noise(folder: Path) -> None:
@@ -117,22 +172,17 @@ def _other_wan(config: dict[str, Any]) -> str | None:
 def _tiny_wan(dtype: torch.dtype) -> WanTransformer3DModel:
     """A small transformer of the real class with the same random weights every time."""
     with initial_weights_from(torch.Generator().manual_seed(0)):
-        wan = WanTransformer3DModel(
-            patch_size=(1, PATCH, PATCH),
-            num_attention_heads=4,
-            attention_head_dim=12,
-            in_channels=IN_CHANNELS,
-            out_channels=LATENT_CHANNELS,
-            text_dim=32,
-            freq_dim=20,
-            ffn_dim=64,
-            num_layers=2,
-        )
+        wan = WanTransformer3DModel(**_TINY)
+    _keep_in_dtype(wan, dtype)
+    return wan
+
+
+def _keep_in_dtype(wan: WanTransformer3DModel, dtype: torch.dtype) -> None:
+    """Puts weights into a type as `from_pretrained` does: norms, tables and clock in float32."""
     kept = set(wan._keep_in_fp32_modules or ())
     for name, parameter in wan.named_parameters():
         if kept.isdisjoint(name.split(".")):
             parameter.data = parameter.data.to(dtype)
-    return wan
 
 
 def add_self_attention_lora(

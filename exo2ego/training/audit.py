@@ -13,12 +13,8 @@ from exo2ego.training.checkpoint import (
     find_checkpoint,
     read_state,
 )
-from exo2ego.training.experiment import (
-    Experiment,
-    experiment_names,
-    load_experiment,
-    parse_experiment,
-)
+from exo2ego.training.experiment import Experiment
+from exo2ego.training.experiment_file import experiment_names, load_experiment, parse_experiment
 from exo2ego.training.experiment_listing import ExperimentDifferences, differences
 from exo2ego.training.first_frames import FIRST_FRAMES
 from exo2ego.training.history import read_starts

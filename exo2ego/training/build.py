@@ -1,16 +1,18 @@
 """What each stage trains, built: a fresh model, the pretrained Wan, the parent's weights."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
 from exo2ego.model.align import build_align
 from exo2ego.model.generator import GeneratorSettings, build_generator
 from exo2ego.model.vae import weights_digest
-from exo2ego.model.wan import load_wan
+from exo2ego.model.wan import blank_wan, load_wan
 from exo2ego.training.checkpoint import (
     CheckpointFault,
     CheckpointState,
@@ -22,13 +24,18 @@ from exo2ego.training.checkpoint import (
 )
 from exo2ego.training.experiment import (
     AlignExperiment,
+    BatchSettings,
     Experiment,
     MultiExoConExperiment,
     PoseInjExperiment,
-    parse_experiment,
 )
+from exo2ego.training.experiment_file import parse_experiment
 from stores.errors import UserFault
 
+_USUAL_PARENT = MultiExoConExperiment(
+    stage="multiexocon", batch=BatchSettings(global_batch=1, micro_batch=1)
+)
+"""Stands for a parent that is not read: its LoRA and exo tokens have their default sizes."""
 FINGERPRINT_VALUES = 2**20
 """Tensors up to this many values enter Wan's fingerprint: all norms and biases, no matrices."""
 
@@ -46,6 +53,8 @@ class Origin:
     parent: Path | None
     """A checkpoint, or a run whose newest one is meant."""
     device: str
+    blank: bool = False
+    """True for a model of the right shapes alone: on meta, no weights and no parent are read."""
     merged_parent: Experiment | None = None
     """The parent's experiment, if Wan holds already what the parent trained (an export)."""
 
@@ -107,37 +116,61 @@ def frozen_dtype(experiment: Experiment) -> torch.dtype:
 def build_align_stage(origin: Origin) -> Built:
     """EgoExo-Align with fresh weights."""
     experiment = cast(AlignExperiment, origin.experiment)
-    model = build_align(experiment.align, _initial(experiment))
-    return Built(model.to(origin.device))
+    with torch.device("meta") if origin.blank else nullcontext():
+        model = build_align(experiment.align, initial_draws(experiment))
+    return Built(model if origin.blank else model.to(origin.device))
 
 
 def build_multiexocon_stage(origin: Origin) -> Built:
     """Wan with fresh exo tokens and LoRA."""
     experiment = cast(MultiExoConExperiment, origin.experiment)
-    return _build_generator(origin, GeneratorSettings(lora=experiment.lora))
+    known = experiment.condition.first_frame_known
+    settings = GeneratorSettings(lora=experiment.lora, exo=experiment.exo, first_frame_known=known)
+    return _build_generator(origin, settings)
 
 
 def build_poseinj_stage(origin: Origin) -> Built:
     """MultiExoCon's generator with its trained weights, and PoseInj before the first block."""
     experiment = cast(PoseInjExperiment, origin.experiment)
+    if origin.blank:
+        return _build_generator(origin, _poseinj_settings(experiment, _USUAL_PARENT))
     if origin.merged_parent:
-        return _build_generator(origin, _settings(origin.merged_parent, experiment))
+        first = cast(MultiExoConExperiment, origin.merged_parent)
+        return _build_generator(origin, _poseinj_settings(experiment, first))
     folder = _required_parent(origin.parent)
     state = read_state(folder)
-    first = parse_experiment(state.experiment, where=folder)
-    built = _build_generator(origin, _settings(first, experiment))
+    first = cast(MultiExoConExperiment, parse_experiment(state.experiment, where=folder))
+    settings = _poseinj_settings(experiment, first)
+    built = _build_generator(origin, settings)
     check_wan(built.wan, state, folder)
     put_weights(built.model, read_weights(folder), folder)
     return replace(built, parent=folder)
 
 
-def _settings(first: Experiment, second: PoseInjExperiment) -> GeneratorSettings:
-    """Of a generator that went through both stages."""
-    return GeneratorSettings(lora=cast(MultiExoConExperiment, first).lora, pose=second.pose)
+def _poseinj_settings(
+    experiment: PoseInjExperiment, first: MultiExoConExperiment
+) -> GeneratorSettings:
+    """PoseInj's own settings, and those that it keeps of the run that it goes on from."""
+    return GeneratorSettings(
+        lora=first.lora,
+        exo=first.exo,
+        pose=experiment.pose,
+        first_frame_known=experiment.condition.first_frame_known,
+    )
 
 
 def _build_generator(origin: Origin, settings: GeneratorSettings) -> Built:
     """The generator around a fresh Wan."""
+    wan, about = pretrained_wan(origin)
+    stage = "poseinj" if origin.experiment.stage == "poseinj" else "multiexocon"
+    model = build_generator(wan, settings, stage, initial_draws(origin.experiment))
+    return Built(model, about)
+
+
+def pretrained_wan(origin: Origin) -> tuple[WanTransformer3DModel, WanOrigin | None]:
+    """Wan as it was published, frozen, and what a checkpoint says of it."""
+    if origin.blank:
+        return blank_wan(origin.wan_spec, frozen_dtype(origin.experiment)), None
     if origin.wan_spec is None:
         raise StageFault(
             "This stage trains Wan, but no Wan is given.",
@@ -146,12 +179,9 @@ def _build_generator(origin: Origin, settings: GeneratorSettings) -> Built:
             got="nothing",
             fix="Pass --wan Wan-AI/Wan2.2-I2V-A14B-Diffusers, or the folder where it lies.",
         )
-    experiment = origin.experiment
-    wan = load_wan(origin.wan_spec, device=origin.device, dtype=frozen_dtype(experiment))
-    about = WanOrigin(spec=origin.wan_spec, fingerprint=wan_fingerprint(wan))
-    stage = "poseinj" if experiment.stage == "poseinj" else "multiexocon"
-    model = build_generator(wan, settings, stage, _initial(experiment))
-    return Built(model, about)
+    dtype = frozen_dtype(origin.experiment)
+    wan = load_wan(origin.wan_spec, device=origin.device, dtype=dtype)
+    return wan, WanOrigin(spec=origin.wan_spec, fingerprint=wan_fingerprint(wan))
 
 
 def train_in_fp32(model: nn.Module) -> None:
@@ -211,6 +241,6 @@ def _required_parent(parent: Path | None) -> Path:
     return folder
 
 
-def _initial(experiment: Experiment) -> torch.Generator:
+def initial_draws(experiment: Experiment) -> torch.Generator:
     """Where the initial weights come from."""
     return torch.Generator().manual_seed(experiment.seed)

@@ -4,31 +4,20 @@ A number of the paper is written once: as the default of its field below (or of 
 settings, beside the model) if all stages share it, else in the stage's file in exo2ego/experiments.
 """
 
-import difflib
-import re
-import tomllib
-from collections.abc import Iterator, Sequence
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import blake3
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from exo2ego.model.align import AlignSettings
+from exo2ego.model.align import AlignSettings, STTransformerSettings
 from exo2ego.model.condition import ConditionSettings
 from exo2ego.model.flow import SigmaSettings
+from exo2ego.model.multiexocon import MultiExoConSettings
 from exo2ego.model.poseinj import PoseInjSettings
+from exo2ego.model.poseinj.concat import ConcatSettings
+from exo2ego.model.vawan.model import VawanSettings
 from exo2ego.model.wan import LoraSettings
-from stores.errors import UserFault
-
-BARE_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-"""What `--set` takes as a string without quotes."""
-
-
-class ExperimentFault(UserFault, ValueError):
-    """An experiment file or a `--set` that does not say what to train."""
 
 
 class Settings(BaseModel):
@@ -92,7 +81,9 @@ class BatchSettings(Settings):
 class Experiment(Settings):
     """What all stages have in common."""
 
-    stage: Literal["align", "multiexocon", "poseinj"] = Field(description="what trains (3.3, 3.4)")
+    stage: Literal["align", "multiexocon", "poseinj", "vawan"] = Field(
+        description="what trains (3.3, 3.4, 4.1)"
+    )
     seed: int = Field(
         default=0, description="of initial weights, data order, noise and dropout. Choice"
     )
@@ -120,11 +111,13 @@ class AlignExperiment(Experiment):
     """EgoExo-Align (3.3, 8.2.1)."""
 
     stage: Literal["align"]
-    align: AlignSettings = Field(description="architecture (Table 7)")
+    align: AlignSettings = Field(
+        default=STTransformerSettings(), description="architecture (Table 7; others: Table 3)"
+    )
 
 
 class DiffusionExperiment(Experiment):
-    """What both stages that train Wan have in common."""
+    """What all stages that train Wan have in common."""
 
     exo_dropout: float = Field(
         default=0.1,
@@ -137,7 +130,7 @@ class DiffusionExperiment(Experiment):
     )
     condition: ConditionSettings = Field(
         default=ConditionSettings(),
-        description="how the predicted first frame becomes Wan's condition",
+        description="Wan's image condition: its first frame, and what follows it",
     )
 
     @property
@@ -154,6 +147,10 @@ class MultiExoConExperiment(DiffusionExperiment):
         default=LoraSettings(),
         description="of the self-attention; poseinj goes on with it (Table 10)",
     )
+    exo: MultiExoConSettings = Field(
+        default=MultiExoConSettings(),
+        description="what exo tokens are beside their embedding; poseinj keeps it (3.4.1)",
+    )
 
 
 class PoseInjExperiment(DiffusionExperiment):
@@ -161,7 +158,7 @@ class PoseInjExperiment(DiffusionExperiment):
 
     stage: Literal["poseinj"]
     pose: PoseInjSettings = Field(
-        default=PoseInjSettings(), description="how rays meet the hidden state (3.4.2)"
+        default=ConcatSettings(), description="how rays meet the hidden state (3.4.2)"
     )
 
     @property
@@ -170,133 +167,24 @@ class PoseInjExperiment(DiffusionExperiment):
         return "ego_rays"
 
 
+class VawanExperiment(DiffusionExperiment):
+    """VAWAN, the baseline (4.1): exo videos on the channels of Wan's input."""
+
+    stage: Literal["vawan"]
+    vawan: VawanSettings = Field(
+        default=VawanSettings(), description="channels, poses, and what trains (Tables 1, 5, 6)"
+    )
+
+    @property
+    def pose_reads(self) -> str | None:
+        """What its form of pose conditioning reads."""
+        return self.vawan.pose.reads
+
+
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "align": AlignExperiment,
     "multiexocon": MultiExoConExperiment,
     "poseinj": PoseInjExperiment,
+    "vawan": VawanExperiment,
 }
 """The shape of an experiment, by its stage."""
-
-
-def experiment_names() -> list[str]:
-    """Names of the experiments that come with the package."""
-    folder = files("exo2ego") / "experiments"
-    return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml"))
-
-
-def load_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment of that name, or in that TOML file, after `key=value` overrides.
-
-    Values are TOML; a bare word is a string. Raises ExperimentFault for what it cannot take.
-    """
-    tree = _read_toml(name_or_path)
-    for override in overrides:
-        _put(tree, override)
-    return parse_experiment(tree, where=name_or_path)
-
-
-def parse_experiment(tree: dict[str, Any], *, where: object) -> Experiment:
-    """The experiment with these values; `where` is what a fault names as their origin."""
-    kind = EXPERIMENTS.get(str(tree.get("stage")))
-    if kind is None:
-        raise ExperimentFault(
-            "This experiment does not say which stage it trains.",
-            where=f"{where}, key stage",
-            expected=f"one of {', '.join(EXPERIMENTS)}",
-            got=tree.get("stage", "nothing"),
-            fix='Add a line such as stage = "align".',
-        )
-    try:
-        return kind.model_validate_json(orjson.dumps(tree), strict=True)
-    except ValidationError as cause:
-        raise _fault_of(cause, kind, where) from cause
-
-
-def known_keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every key of a model, dotted; of a choice of models, the keys of each."""
-    for name, field in kind.model_fields.items():
-        parts = [part for part in _flat(field.annotation) if _is_settings(part)]
-        if not parts:
-            yield prefix + name
-        for part in parts:
-            yield from known_keys(part, f"{prefix}{name}.")
-
-
-def _flat(annotation: Any) -> Iterator[Any]:
-    """The annotation, or the members of a union or Annotated, however deep."""
-    yield annotation
-    for part in get_args(annotation):
-        yield from _flat(part)
-
-
-def _is_settings(part: Any) -> bool:
-    return isinstance(part, type) and issubclass(part, BaseModel)
-
-
-def _read_toml(name_or_path: str) -> dict[str, Any]:
-    """The tree of a named experiment, or of a file."""
-    shipped = files("exo2ego") / "experiments" / f"{name_or_path}.toml"
-    source = shipped if name_or_path in experiment_names() else Path(name_or_path)
-    try:
-        return tomllib.loads(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as cause:
-        raise ExperimentFault(
-            "This experiment cannot be read.",
-            where=name_or_path,
-            expected=f"a TOML file, or one of the names {', '.join(experiment_names())}",
-            got=f"{type(cause).__name__}: {cause}",
-            fix="Give one of the names, or the path of your own file.",
-        ) from cause
-
-
-def _put(tree: dict[str, Any], override: str) -> None:
-    """Writes one `key.in.the.tree=value` into the tree."""
-    key, equals, text = override.partition("=")
-    *path, last = key.strip().split(".")
-    for name in path:
-        tree = tree.setdefault(name, {})
-        if not isinstance(tree, dict):
-            raise _override_fault(override, f"{name} is a value, not a table")
-    if not (equals and last):
-        raise _override_fault(override, "no key or no '='")
-    tree[last] = _value(override, text.strip())
-
-
-def _value(override: str, text: str) -> Any:
-    """A value in TOML syntax; a bare word is a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError as cause:
-        if BARE_WORD.fullmatch(text):
-            return text
-        raise _override_fault(override, f"{text!r}: {cause}") from cause
-
-
-def _override_fault(override: str, got: str) -> ExperimentFault:
-    return ExperimentFault(
-        "This override cannot be read.",
-        where=f"--set {override}",
-        expected="key=value with a TOML value, such as optimiser.steps=50",
-        got=got,
-        fix="Write tables with dots, and strings in quotes if they are not one bare word.",
-    )
-
-
-def _fault_of(cause: ValidationError, kind: type[Experiment], where: object) -> ExperimentFault:
-    """The first of pydantic's complaints, in five parts."""
-    first = cause.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    keys = list(known_keys(kind))
-    if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, keys, n=1) or ["one of the known keys"]
-        expected, got, fix = ", ".join(keys), f"the unknown key {key}", f"Use {close[0]}."
-    else:
-        got = "nothing" if first["type"] == "missing" else repr(first["input"])
-        expected, fix = first["msg"], f"Mend {key} in the file, or with --set {key}=..."
-    return ExperimentFault(
-        "This experiment does not fit its stage.",
-        where=f"{where}, key {key}",
-        expected=expected,
-        got=got,
-        fix=fix,
-    )

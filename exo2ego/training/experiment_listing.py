@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from exo2ego.training.experiment import Experiment, experiment_names, load_experiment
+from exo2ego.training.experiment import Experiment
+from exo2ego.training.experiment_file import experiment_names, load_experiment
 
 NO_SUCH_KEY = "(no such key)"
 """Stands for the value of a key that an experiment of another stage or variant does not have."""

@@ -1,27 +1,16 @@
-"""EgoExo-Align's predictions for every clip, cached beside the store as Wan's condition."""
+"""First frames of every clip, cached beside the store as Wan's condition: made and opened."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import blake3
 import orjson
-import torch
 from einops import rearrange
-from jaxtyping import Float
-from torch import Tensor, nn
 
-from exo2ego.model.condition import ConditionSettings, FirstFrameFill, condition_latents
+from exo2ego.model.condition import AlignFrame, ConditionSettings, ExoFrame, FirstFrameFill
 from exo2ego.model.vae import LatentCodec, load_codec
-from exo2ego.training.checkpoint import (
-    CheckpointFault,
-    CheckpointState,
-    find_checkpoint,
-    read_state,
-)
-from exo2ego.training.lineage import check_same_store
-from exo2ego.training.stages import arithmetic, load_model
+from exo2ego.training.first_frame_sources import FirstFrame, FrameMaker
 from stores.derived import Derived, DerivedRow, finished_derived, write_derived
 from stores.errors import StoreFault
 from stores.place import Place
@@ -38,74 +27,63 @@ class FirstFramesReport:
 
     path: Place
     digest: str
-    """Names Align's weights, the fill and the VAE; a generator remembers it."""
+    """Names the source (with Align's weights), the fill and the VAE; a generator remembers it."""
     clips: int
-    """Clips that have predictions now."""
+    """Clips that have first frames now."""
     clips_new: int
+    clips_without: int
+    """Clips for which the source has no frame: no ego video, or not that exo view."""
     seconds: float
 
 
 def encode_first_frames(
     store: Store,
-    align_run: Path,
+    maker: FrameMaker,
     *,
     vae_spec: str,
     fill: FirstFrameFill = "decode",
-    allow_other_store: bool = False,
     device: str = "cpu",
     track: Track = silent,
 ) -> FirstFramesReport:
-    """Writes Align's detached prediction and the condition made of it, for every clip.
+    """Writes first frames and the conditions made of them, for every clip that has one.
 
-    Clips that have them already are left alone, so an interrupted call goes on. `align_run` is a
-    run of stage align or one of its checkpoints. Raises CheckpointFault for another stage or
-    store, StoreFault for another VAE than the store's.
+    Clips that have them already are left alone, so an interrupted call goes on. `maker` is one of
+    `first_frame_sources`. Raises CheckpointFault for an Align run of another stage or store,
+    StoreFault for another VAE than the store's.
     """
-    began = time.perf_counter()
-    checkpoint = find_checkpoint(align_run)
-    state = _align_state(checkpoint)
-    check_same_store(checkpoint, state, store.hash, allow_other_store)
+    began, condition = time.perf_counter(), ConditionSettings(source=maker.source, fill=fill)
+    made_by = maker.made_by(store)
     codec = store_codec(store, vae_spec, device)
-    made_by = {"align": state.weights_digest, "fill": fill, "vae": codec.recipe()}
+    made_by |= {"fill": fill, "vae": codec.recipe()}
     digest = blake3.blake3(orjson.dumps(made_by, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    done = finished_derived(store, FIRST_FRAMES, digest)
-    left = [clip_id for clip_id in store.clip_ids if clip_id not in done]
-    model = load_model(checkpoint, wan_spec=None, device=device)
-    precision = state.experiment["precision"]
+    done, wanted = finished_derived(store, FIRST_FRAMES, digest), maker.clips(store)
+    left = [clip_id for clip_id in wanted if clip_id not in done]
     clips = track(left, total=len(left), what="first frames", unit="clips")
-    rows = _rows(store, clips, model, codec, precision=precision, fill=fill)
-    provenance = made_by | {"align_experiment": state.experiment_digest, "store": store.hash}
+    rows = _rows(clips, maker.begin(store, codec, condition))
+    provenance = made_by | _told(condition) | {"store": store.hash}
     path = write_derived(store, FIRST_FRAMES, digest, rows, provenance)
-    seconds = time.perf_counter() - began
-    return FirstFramesReport(path, digest, len(done) + len(left), len(left), seconds)
+    counts = (len(done) + len(left), len(left), len(store.clip_ids) - len(wanted))
+    return FirstFramesReport(path, digest, *counts, time.perf_counter() - began)
 
 
 def open_first_frames(store: Store, digest: str | None, condition: ConditionSettings) -> Derived:
-    """The store's predictions of first frames; `digest` (its beginning) if there are several.
+    """The store's first frames of this source and fill; `digest` (its beginning) if several.
 
-    Raises StoreFault, with the command that makes them, if there are none of this fill.
+    Raises StoreFault, with the command that makes them, if there are none.
     """
-    command = f"exo2ego encode-first-frames --store {store.path} --align RUN"
-    command += f" --fill {condition.fill}"
+    command = f"exo2ego encode-first-frames --store {store.path} {_options(condition)}"
     try:
-        found = store.derived(FIRST_FRAMES, digest)
+        return store.derived(FIRST_FRAMES, digest, _told(condition))
     except StoreFault as missing:
         raise StoreFault(
-            "The generator is conditioned on Align's first frames, but they are not at hand.",
+            "The generator is conditioned on first frames, but they are not at hand.",
             where=missing.where,
-            expected=f"{FIRST_FRAMES}-{digest or ''}: exactly one folder",
+            expected=f"exactly one folder {FIRST_FRAMES}-{digest or ''} with condition.source = "
+            f"{condition.source.name}, condition.fill = {condition.fill}",
             got=missing.got,
-            fix=f"Make them with `{command}`, or choose one with --first-frames DIGEST.",
+            fix=f"Make them with `{command}`, choose one with --first-frames DIGEST, or train "
+            "with another condition (--set condition.source.name=...).",
         ) from missing
-    if (fill := found.provenance["fill"]) != condition.fill:
-        raise StoreFault(
-            "These first frames were continued in another way than the experiment wants.",
-            where=found.path,
-            expected=f"condition.fill = {condition.fill}",
-            got=fill,
-            fix=f"Make others with `{command}`, or pass --set condition.fill={fill}.",
-        )
-    return found
 
 
 def store_codec(store: Store, vae_spec: str, device: str) -> LatentCodec:
@@ -123,20 +101,24 @@ def store_codec(store: Store, vae_spec: str, device: str) -> LatentCodec:
     )
 
 
-def _rows(
-    store: Store,
-    clip_ids: Iterator[str],
-    model: nn.Module,
-    codec: LatentCodec,
-    *,
-    precision: str,
-    fill: FirstFrameFill,
-) -> Iterator[DerivedRow]:
-    """Each clip's prediction and condition. One at a time: no bit depends on a batch."""
-    frames = store.recipe.clips.frames
+def _told(condition: ConditionSettings) -> dict[str, object]:
+    """What the provenance says of a condition."""
+    return {"source": condition.source.model_dump(), "fill": condition.fill}
+
+
+def _options(condition: ConditionSettings) -> str:
+    """The options of the command that makes such first frames."""
+    source, fill = condition.source, f"--fill {condition.fill}"
+    if isinstance(source, AlignFrame):
+        return f"--align RUN {fill}"
+    view = f" --view {source.view}" if isinstance(source, ExoFrame) else ""
+    return f"--from {source.name}{view} {fill}"
+
+
+def _rows(clip_ids: Iterator[str], frame: FirstFrame) -> Iterator[DerivedRow]:
+    """Each clip's first latent and condition, as they are stored."""
     for clip_id in clip_ids:
-        latent = predict_first_latent(store, [clip_id], model, precision, str(codec.device))
-        condition = condition_latents(codec, latent, frames, fill)
+        latent, condition = frame(clip_id)
         video = rearrange(condition, "1 c t h w -> t c h w")
         yield (
             clip_id,
@@ -145,28 +127,3 @@ def _rows(
                 "condition": video.half().contiguous().cpu().numpy(),
             },
         )
-
-
-@torch.no_grad()
-def predict_first_latent(
-    store: Store, clip_ids: Sequence[str], model: nn.Module, precision: str, device: str
-) -> Float[Tensor, "b c h w"]:
-    """Align's prediction of the clips' first ego latents, float32."""
-    views = torch.from_numpy(store.read("exo_latents", clip_ids, first_frame=True)).to(device)
-    rays = torch.from_numpy(store.read("align_rays", clip_ids)).to(device)
-    with arithmetic(precision, device):
-        return model(views.float(), rays.float()).latent.float()
-
-
-def _align_state(checkpoint: Path) -> CheckpointState:
-    """The checkpoint's state. Raises CheckpointFault unless it is of stage align."""
-    state = read_state(checkpoint)
-    if state.stage == "align":
-        return state
-    raise CheckpointFault(
-        "First frames are predicted by EgoExo-Align.",
-        where=checkpoint,
-        expected="a checkpoint of stage align",
-        got=f"one of stage {state.stage}",
-        fix="Give the --out folder of `exo2ego train --stage align`.",
-    )

@@ -11,6 +11,8 @@ from einops import reduce
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from exo2ego.model.align import align_given, align_reads
+from exo2ego.model.align.prediction import AlignGiven
 from exo2ego.model.flow import draw_sigmas, noisy_latents, velocity_target
 from exo2ego.model.given import Given
 from exo2ego.training.build import (
@@ -22,13 +24,15 @@ from exo2ego.training.build import (
     check_wan,
     put_weights,
 )
+from exo2ego.training.build_vawan import build_vawan_stage
 from exo2ego.training.checkpoint import read_state, read_weights
-from exo2ego.training.experiment import DiffusionExperiment, Experiment, parse_experiment
+from exo2ego.training.experiment import AlignExperiment, DiffusionExperiment, Experiment
+from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.lineage import parent_folder
 from stores.stream import ClipBatch
 
 CONDITION = "first_frames/condition"
-"""The derived array that both stages of the generator are conditioned on."""
+"""The derived array that all generators are conditioned on."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,14 @@ def given_of(
     )
 
 
-def _align_reads(_: Experiment) -> tuple[str, ...]:
-    return ("exo_latents[0]", "ego_latents[0]", "align_rays")
+def align_given_of(batch: ClipBatch, experiment: AlignExperiment) -> AlignGiven:
+    """What the experiment's EgoExo-Align is given of a batch, in float32."""
+    return align_given(experiment.align, batch["exo_latents[0]"], batch.arrays)
+
+
+def _align_reads(experiment: Experiment) -> tuple[str, ...]:
+    settings = cast(AlignExperiment, experiment).align
+    return ("exo_latents[0]", "ego_latents[0]", *align_reads(settings))
 
 
 def _generator_reads(experiment: Experiment) -> tuple[str, ...]:
@@ -103,7 +113,7 @@ def _align_losses(
     experiment: Experiment,
 ) -> Float[Tensor, " b"]:
     """L1 over the 16 latent channels. Choice: the six ray channels have no loss (docs)."""
-    prediction = model(batch["exo_latents[0]"].float(), batch["align_rays"].float())
+    prediction = model(align_given_of(batch, cast(AlignExperiment, experiment)))
     error = (prediction.latent.float() - batch["ego_latents[0]"].float()).abs()
     return reduce(error, "b c h w -> b", "mean")
 
@@ -133,6 +143,7 @@ STAGES: dict[str, Stage] = {
         Stage("align", _align_reads, build_align_stage, _align_losses),
         Stage("multiexocon", _generator_reads, build_multiexocon_stage, _generator_losses),
         Stage("poseinj", _generator_reads, build_poseinj_stage, _generator_losses),
+        Stage("vawan", _generator_reads, build_vawan_stage, _generator_losses),
     )
 }
-"""The stages, in the order in which they are trained."""
+"""The stages, in the order in which they are trained; the baseline is on its own."""

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from exo2ego.geometry.clip_rays import CLIP_CAMERAS
 from exo2ego.model.vae import load_codec
-from exo2ego.training.experiment import Experiment, load_experiment
+from exo2ego.training.experiment import Experiment
+from exo2ego.training.experiment_file import load_experiment
+from exo2ego.training.first_frame_sources import Predicted
 from exo2ego.training.first_frames import encode_first_frames
 from exo2ego.training.trainer import train
 from stores.index import CameraRow, ClipRecipe, ClipRow
@@ -29,12 +32,21 @@ TINY = {
     "align": ["align.width=32", "align.blocks=1", "align.heads=2", "align.head_width=16"],
     "multiexocon": ["lora.rank=3", "lora.alpha=3"],
     "poseinj": ["pose.latent_width=6", "pose.token_width=10"],
+    "vawan": [
+        "vawan.views=3",
+        "vawan.lora.rank=3",
+        "vawan.lora.alpha=3",
+        "vawan.pose.name=ac3d",
+        "vawan.pose.width=24",
+        "vawan.pose.latent_width=6",
+    ],
 }
 """What makes each stage's experiment small."""
 
 
-def camera(cam_id: str) -> CameraRow:
-    pose = np.eye(4)[None]
+def camera(cam_id: str, poses: int = 1) -> CameraRow:
+    pose = np.tile(np.eye(4), (poses, 1, 1))
+    pose[:, 0, 3] = 0.1 * np.arange(poses)  # metres to the right, frame by frame
     return CameraRow(
         cam_id, f"{cam_id}.mp4", "pinhole", (75.0, 75.0, 24.0, 16.0), (32, 48), 0, pose
     )
@@ -58,7 +70,7 @@ def make_rows() -> list[ClipRow]:
                     category=category,
                     split=split,
                     frames=tuple(range(start, start + RECIPE.span, RECIPE.stride)),
-                    ego=camera("aria01"),
+                    ego=camera("aria01", RECIPE.frames),
                     exos=tuple(camera(f"cam0{view + 1}") for view in range(RECIPE.views)),
                     sets=sets,
                 )
@@ -118,7 +130,7 @@ def store_path(make_store: Callable[..., Path], clip_rows: list[ClipRow]) -> Pat
 @pytest.fixture(scope="session")
 def store(store_path: Path) -> Store:
     """The same, open."""
-    return open_store(store_path)
+    return open_store(store_path, derive=CLIP_CAMERAS)
 
 
 @pytest.fixture(scope="session")
@@ -152,8 +164,8 @@ def framed_store(
     """The store with Align's first frames."""
     path = tmp_path_factory.mktemp("framed") / "tiny.store"
     shutil.copytree(store_path, path)
-    opened = open_store(path)
-    encode_first_frames(opened, align_run, vae_spec="tiny")
+    opened = open_store(path, derive=CLIP_CAMERAS)
+    encode_first_frames(opened, Predicted(align_run), vae_spec="tiny")
     return opened
 
 
@@ -164,9 +176,10 @@ def runs(
     tiny_experiment: Callable[..., Experiment],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
-    """A finished run of every stage, each on top of the one before it."""
+    """A finished run of every stage; poseinj's is on top of multiexocon's."""
     folder = tmp_path_factory.mktemp("runs")
-    first, second = folder / "multiexocon", folder / "poseinj"
+    first, second, baseline = (folder / name for name in ("multiexocon", "poseinj", "vawan"))
     train("multiexocon", framed_store, first, tiny_experiment("multiexocon"), wan_spec="tiny")
     train("poseinj", framed_store, second, tiny_experiment("poseinj"), parent=first)
-    return {"align": align_run, "multiexocon": first, "poseinj": second}
+    train("vawan", framed_store, baseline, tiny_experiment("vawan"), wan_spec="tiny")
+    return {"align": align_run, "multiexocon": first, "poseinj": second, "vawan": baseline}

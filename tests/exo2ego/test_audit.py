@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from cli import app
 from exo2ego.training.audit import audit, nearest_experiment
 from exo2ego.training.checkpoint import STATE, WEIGHTS, CheckpointFault, checkpoints, read_state
-from exo2ego.training.experiment import Experiment, load_experiment
+from exo2ego.training.experiment import Experiment
+from exo2ego.training.experiment_file import load_experiment
 from exo2ego.training.history import HISTORY, read_starts
 from exo2ego.training.losses import METRICS
 from exo2ego.training.trainer import train

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from exo2ego.training.experiment import (
-    EXPERIMENTS,
+from exo2ego.training.experiment import EXPERIMENTS
+from exo2ego.training.experiment_file import (
     ExperimentFault,
     experiment_names,
-    known_keys,
     load_experiment,
 )
+from exo2ego.training.experiment_keys import known_keys
 
-STAGES = ("align", "multiexocon", "poseinj")
+STAGES = ("align", "multiexocon", "poseinj", "vawan")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -104,6 +104,32 @@ def test_what_does_not_fit_is_a_fault(override: str):
         load_experiment("align", [override])
 
 
+def test_a_key_of_an_alternative_is_told_without_pydantics_name_for_it():
+    with pytest.raises(ExperimentFault, match=r"Use align\.view_blocks") as fault:
+        load_experiment("align-pixelnerf", ["align.view_block=1"])
+    assert str(fault.value.where).endswith("key align.view_block")
+    with pytest.raises(ExperimentFault, match=r"Mend align\.pose") as fault:
+        load_experiment("align-cross-attention", ["align.pose=2"])
+
+
+def test_a_key_of_another_alternative_is_answered_with_those_of_the_named_one():
+    with pytest.raises(ExperimentFault, match=r"the unknown key align\.pose") as fault:
+        load_experiment("align", ["align.pose=true"])
+    keys = str(fault.value.expected).split(", ")
+    assert "align.patch" in keys and "align.pose" not in keys and "align.view_blocks" not in keys
+    with pytest.raises(ExperimentFault, match="optimiser"):
+        load_experiment("align", ["optimiser.name=adam"])
+    with pytest.raises(ExperimentFault, match="align"):
+        load_experiment("align", ["align.name=pixelner"])
+
+
+def test_an_alternative_without_a_name_is_asked_for_it(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text('stage = "align"\n[batch]\nglobal_batch = 2\nmicro_batch = 1\n[align]\n')
+    with pytest.raises(ExperimentFault, match="a name that says which alternative is meant"):
+        load_experiment(str(path))
+
+
 def test_a_batch_that_is_not_micro_times_accumulation_shows_the_arithmetic():
     with pytest.raises(ExperimentFault, match="6 is no multiple of 4"):
         load_experiment("poseinj", ["batch.micro_batch=4"])
@@ -112,11 +138,11 @@ def test_a_batch_that_is_not_micro_times_accumulation_shows_the_arithmetic():
 
 def test_a_file_of_ones_own_is_read(tmp_path: Path):
     path = tmp_path / "mine.toml"
-    path.write_text('stage = "align"\n[batch]\nglobal_batch = 2\nmicro_batch = 1\n[align]\n')
+    path.write_text('stage = "align"\n[batch]\nglobal_batch = 2\nmicro_batch = 1\n')
     assert load_experiment(str(path)).batch.accumulation == 2
 
 
-@pytest.mark.parametrize("text", [None, "stage = ", 'stage = "vawan"', "", b"\xff"])
+@pytest.mark.parametrize("text", [None, "stage = ", 'stage = "wan"', "", b"\xff"])
 def test_a_file_that_is_no_experiment_is_a_fault(tmp_path: Path, text: str | bytes | None):
     path = tmp_path / "broken.toml"
     if text is not None:

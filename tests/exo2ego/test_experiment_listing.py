@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from exo2ego.training.experiment import experiment_names, known_keys, load_experiment
+from exo2ego.training.experiment_file import experiment_names, load_experiment
+from exo2ego.training.experiment_keys import known_keys
 from exo2ego.training.experiment_listing import (
     NO_SUCH_KEY,
     differences,
@@ -88,7 +89,10 @@ def test_the_shell_lists_shows_and_compares(tmp_path: Path):
     listed = shown("experiments", "list")["experiments"]
     assert {line["name"] for line in listed} == set(experiment_names())
     own = tmp_path / "mine.toml"
-    own.write_text('stage = "align"\n[batch]\nglobal_batch = 2\nmicro_batch = 1\n[align]\n')
+    own.write_text(
+        'stage = "align"\n[batch]\nglobal_batch = 2\nmicro_batch = 1\n'
+        '[align]\nname = "st_transformer"\n'
+    )
     values = shown("experiments", "show", str(own), "--set", "seed=3")["values"]
     assert {"key": "seed", "value": 3, "is_default": False} in [
         {key: value for key, value in one.items() if key != "about"} for one in values

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import orjson
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,6 +17,7 @@ from exo2ego.evaluation.manifest import MANIFEST, SamplesFault, read_manifest
 from exo2ego.evaluation.sample import noise_seed, sample
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.training.checkpoint import CheckpointFault, find_checkpoint, read_state
+from exo2ego.training.first_frame_sources import Predicted
 from exo2ego.training.first_frames import encode_first_frames
 from exo2ego.training.trainer import train
 from stores.errors import StoreFault
@@ -146,7 +148,7 @@ def test_a_clip_that_was_not_filmed_and_lacks_a_view_is_sampled_all_the_same(
 ):
     row = next(row for row in clip_rows if row.clip_id == TEST_1[0])
     bare = write_bare_store(tmp_path / "bare.store", row, store.recipe)
-    encode_first_frames(bare, align_run, vae_spec="tiny", allow_other_store=True)
+    encode_first_frames(bare, Predicted(align_run, True), vae_spec="tiny")
     sample(bare, runs[stage], tmp_path / "out", vae_spec="tiny", sampler=QUICK)
     frames = frames_of(tmp_path / "out", TEST_1[0])
     assert frames.float().std() > 0
@@ -202,9 +204,16 @@ def test_first_frames_that_are_not_there_are_a_fault_with_the_command(
         sample(store, runs["poseinj"], tmp_path, vae_spec="tiny")
 
 
-def test_an_align_run_cannot_be_sampled(framed_store: Store, runs: dict[str, Path], tmp_path: Path):
-    with pytest.raises(CheckpointFault, match="one of stage align"):
-        sample(framed_store, runs["align"], tmp_path, vae_spec="tiny")
+def test_a_generator_whose_checkpoint_lost_its_first_frames_is_refused(
+    framed_store: Store, runs: dict[str, Path], tmp_path: Path
+):
+    run = tmp_path / "run"
+    shutil.copytree(runs["multiexocon"], run)
+    path = find_checkpoint(run) / "state.json"
+    lost = orjson.loads(path.read_bytes()) | {"first_frames": None}
+    path.write_bytes(orjson.dumps(lost))
+    with pytest.raises(CheckpointFault, match="first_frames"):
+        sample(framed_store, run, tmp_path / "out", vae_spec="tiny")
 
 
 def test_other_first_frames_than_the_generators_are_refused(
@@ -215,7 +224,7 @@ def test_other_first_frames_than_the_generators_are_refused(
     other = tmp_path / "align"
     train("align", store, other, tiny_experiment("align", "seed=9"))
     opened = open_store(own)
-    encode_first_frames(opened, other, vae_spec="tiny")
+    encode_first_frames(opened, Predicted(other), vae_spec="tiny")
     digest = read_state(find_checkpoint(runs["poseinj"])).first_frames
     with pytest.raises(StoreFault, match=str(digest)[:12]):
         sample(opened, runs["poseinj"], tmp_path / "out", vae_spec="tiny", sampler=QUICK)

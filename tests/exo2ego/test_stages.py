@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from exo2ego.model.align.prediction import AlignGiven
 from exo2ego.model.wan import load_wan
 from exo2ego.training.build import (
     Origin,
@@ -18,6 +19,7 @@ from exo2ego.training.build import (
 from exo2ego.training.checkpoint import CheckpointFault, find_checkpoint, read_weights
 from exo2ego.training.experiment import Experiment
 from exo2ego.training.stages import STAGES, clip_generator, given_of, load_model
+from exo2ego.training.trainer import train
 from stores.reading import Store
 from stores.stream import ClipBatch, ClipStream
 
@@ -109,7 +111,8 @@ def test_align_is_blind_to_its_ray_channels(
     reads = STAGES["align"].reads(tiny_experiment("align"))
     batch = ClipStream(store, reads, batch_size=2, seed=0).batch_at(0)
     model = load_model(find_checkpoint(runs["align"]), wan_spec=None, device="cpu")
-    prediction = model(batch["exo_latents[0]"].float(), batch["align_rays"].float())
+    given = AlignGiven(batch["exo_latents[0]"].float(), batch["align_rays"].float())
+    prediction = model(given)
     expected = (prediction.latent - batch["ego_latents[0]"].float()).abs().mean(dim=(1, 2, 3))
     torch.testing.assert_close(losses("align", model, batch, tiny_experiment("align")), expected)
 
@@ -138,6 +141,32 @@ def test_poseinj_starts_as_the_multiexocon_that_it_goes_on_from(
         plain = first(noisy, sigma, given_of(clip, tiny_experiment("multiexocon")))
         posed = second(noisy, sigma, given_of(clip, tiny_experiment("poseinj")))
     assert torch.equal(plain, posed)
+
+
+@pytest.mark.parametrize(
+    "pose",
+    [
+        "{name='add', latent_width=6}",
+        "{name='per-pixel', pixel_width=3, latent_width=6, token_width=10}",
+        "{name='fun-fold'}",
+    ],
+)
+def test_each_form_of_poseinj_is_trained_and_loaded(
+    pose: str,
+    framed_store: Store,
+    runs: dict[str, Path],
+    tiny_experiment: MakeExperiment,
+    tmp_path: Path,
+):
+    experiment = tiny_experiment("poseinj", f"pose={pose}", "optimiser.steps=2")
+    train("poseinj", framed_store, tmp_path, experiment, parent=runs["multiexocon"])
+    folder = find_checkpoint(tmp_path)
+    saved = read_weights(folder)
+    parameters = dict(load_model(folder, wan_spec=None, device="cpu").named_parameters())
+    added = {name for name in saved if ".lora_" not in name}
+    own = {name for name in parameters if name.startswith("wan.patch_embedding.")}
+    assert added == {name for name in own if not name.startswith("wan.patch_embedding.latents.")}
+    assert all(torch.equal(parameters[name], value) for name, value in saved.items())
 
 
 def test_a_checkpoints_weights_are_those_that_were_trained(runs: dict[str, Path]):

@@ -50,10 +50,15 @@ def final_weights(run: Path) -> str:
     return file_digest(checkpoints(run)[-1] / "weights.safetensors")
 
 
-ARGUMENTS = {"align": {}, "multiexocon": {"wan_spec": "tiny"}, "poseinj": {}}
+ARGUMENTS = {
+    "align": {},
+    "multiexocon": {"wan_spec": "tiny"},
+    "poseinj": {},
+    "vawan": {"wan_spec": "tiny"},
+}
 
 
-@pytest.mark.parametrize("stage", ["align", "multiexocon", "poseinj"])
+@pytest.mark.parametrize("stage", ARGUMENTS)
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(
     stage: str,

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from exo2ego.model.align import STTransformer, STTransformerSettings, build_align
+from exo2ego.model.align import STTransformerSettings, build_align
+from exo2ego.model.align.prediction import AlignGiven
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.generator import (
     Generator,
@@ -44,7 +45,7 @@ def only(of_views: torch.Tensor, clip: int) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def align() -> STTransformer:
+def align() -> torch.nn.Module:
     return build_align(STTransformerSettings(width=20, blocks=2, heads=2, head_width=6), rng())
 
 
@@ -59,10 +60,10 @@ def generator() -> Generator:
 
 
 @pytest.mark.parametrize("clip", [0, 1, 2])
-def test_align_sees_of_each_clip_the_views_that_it_has(align: STTransformer, clip: int) -> None:
+def test_align_sees_of_each_clip_the_views_that_it_has(align: torch.nn.Module, clip: int) -> None:
     latents, rays = draw(1, 3, 4, 16, 4, 6), draw(2, 3, 4, 6, 4, 6)
-    together = align(without(latents), without(rays)).latent[clip]
-    alone = align(only(latents, clip), only(rays, clip)).latent[0]
+    together = align(AlignGiven(without(latents), without(rays))).latent[clip]
+    alone = align(AlignGiven(only(latents, clip), only(rays, clip))).latent[0]
     assert torch.equal(together, alone)
 
 

@@ -100,7 +100,7 @@ def test_the_high_noise_expert_is_refused(tmp_path, published):
         ({"in_channels": 16}, "text to video"),
         ({"image_dim": 1280}, "Wan2.1-I2V"),
         ({"in_channels": 52}, "an unknown model"),
-        ({"_class_name": "WanModel"}, "another model"),
+        ({"_class_name": "OtherModel"}, "another model"),
     ],
 )
 def test_another_wan_is_refused_before_its_weights_are_read(tmp_path, change, message):

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import map_coordinates
 
 from exo2ego.geometry.camera import invert_rigid, transform_points
+from exo2ego.geometry.clip_points import align_depths, clip_align_points
 from exo2ego.geometry.lenses import make_lens
 from pipeline.encode import encode_latents
 from pipeline.encode_plan import Wish
@@ -132,3 +134,22 @@ def test_the_rays_for_align_put_the_point_on_its_cell_in_every_view(
         point_exo = transform_points(exo_from_world, point_world).numpy()
         got = pixel_of_point(rays_of_view, point_exo) * cells
         assert np.abs(middle_of_light(first) - got).max() < 0.5
+
+
+def test_the_points_along_the_rays_find_the_point_in_every_view(
+    world: tuple[Store, torch.Tensor],
+):
+    """Between the points of the ball's cell at the ball's distance lies its pixel in each view."""
+    store, point_world = world
+    (clip,) = store.rows
+    x, y = middle_of_light(store.read("ego_frames", [clip.clip_id])[0, 0])
+    cells = SIZE // store.recipe.clips.shape.latent().hw[0]
+    ego_from_world = invert_rigid(torch.from_numpy(clip.ego.world_from_cam[0]))
+    metres = transform_points(ego_from_world, point_world).norm().item()
+    nearness = 1 / align_depths().numpy()
+    depth = np.interp(-1 / metres, -nearness, np.arange(len(nearness)))
+    at = np.array([[depth], [y / cells - 0.5], [x / cells - 0.5]])
+    frames = store.read("exo_frames", [clip.clip_id])[0, :, 0]
+    for frame, points in zip(frames, clip_align_points(store.recipe.clips, clip), strict=True):
+        ndc = [map_coordinates(points[..., k], at, order=1)[0] for k in range(2)]
+        assert np.abs(middle_of_light(frame) - (np.array(ndc) + 1) / 2 * SIZE).max() < 1

@@ -12,7 +12,8 @@ from exo2ego.evaluation.picture import write_video
 from exo2ego.evaluation.sample import sample
 from exo2ego.geometry.camera import look_at
 from exo2ego.model.flow import SamplerSettings
-from exo2ego.training.experiment import load_experiment
+from exo2ego.training.experiment_file import load_experiment
+from exo2ego.training.first_frame_sources import Predicted
 from exo2ego.training.first_frames import encode_first_frames
 from exo2ego.training.trainer import train
 from pipeline.encode import encode_latents
@@ -73,7 +74,7 @@ def test_a_take_that_was_not_filmed_from_the_head_gets_a_video(tmp_path: Path) -
     store, runs = open_store(tmp_path / "tea.store"), tmp_path / "runs"
     align, second = (load_experiment(stage, [*SMALL, *small]) for stage, small in TINY.items())
     train("align", store, runs / "align", align)
-    encode_first_frames(store, runs / "align", vae_spec="tiny")
+    encode_first_frames(store, Predicted(runs / "align"), vae_spec="tiny")
     train("multiexocon", store, runs / "multiexocon", second, wan_spec="tiny")
     sample(
         store,

@@ -184,8 +184,6 @@ def test_a_store_of_another_recipe_is_refused_and_kept(world: World, tmp_path: P
 
 
 def test_a_checkpoint_of_another_stage_is_refused(world: World, tmp_path: Path):
-    said = fault(*sample_words(world, "align", tmp_path / "samples"))
-    assert "align" in said
     words = ("train", "--stage", "poseinj", "--store", world.store, "--out", tmp_path / "run")
     assert "multiexocon" in fault(*words, "--wan", "tiny", "--from", world.run("align"))
     assert "multiexocon" in fault(*words, "--wan", "tiny")

@@ -1,12 +1,16 @@
-"""Claims about how exo frames meet a clip's size and lens: pipeline/fit.py."""
+"""Claims about how exo frames meet a clip's size and lens: geometry/fit.py, pipeline/fit.py."""
+
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from exo2ego.geometry.clip_lenses import exo_view, video_lens
+from exo2ego.geometry.fit import FITS, Fit, undistorted_pinhole
 from exo2ego.geometry.lenses import KannalaBrandt, Pinhole, Turned, pixel_centres
-from pipeline.fit import FITS, Fit, FrameMaker, undistorted_pinhole
+from pipeline.fit import FrameMaker
 from pipeline.video import Resampler
 from stores.index import CameraRow
 from stores.recipe import ClipRecipe
@@ -75,6 +79,25 @@ def test_a_world_point_lands_where_the_undistorted_pinhole_puts_it(fit: str) -> 
     bars = torch.tensor([(128 - part.shown_hw[1]) // 2, (96 - part.shown_hw[0]) // 2])
     scale = torch.tensor(part.shown_hw[::-1]) / torch.tensor(part.part_hw[::-1])
     assert (found - ((pixel - cut) * scale + bars)).abs().max() < 0.3
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+@pytest.mark.parametrize("lens", ["fisheye", "pinhole"])
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+def test_the_view_tells_where_the_frames_show_a_point(fit: str, lens: str, turns: int) -> None:
+    """ExoView, which knows no frames, and FrameMaker, which makes them, put it on one place."""
+    camera = replace(gopro((270, 480)), quarter_turns_cw=turns)
+    recipe, source = ClipRecipe(hw=(96, 128), exo_fit=fit, exo_lens=lens), video_lens(camera)
+    axis = torch.tensor([[0.2, -0.15, 1.0]], dtype=torch.float64)
+    axis = axis / axis.norm()
+    directions, _ = source.unproject(pixel_centres(source.hw))
+    glow = 255 * (-(directions - axis).square().sum(-1) / 0.05**2).exp()
+    frame = glow.round().to(torch.uint8)[None, ..., None].expand(1, *source.hw, 3).contiguous()
+    shown = FrameMaker(recipe, camera, is_ego=False)(frame)[0, ..., 0].double()
+    found = (pixel_centres(recipe.hw) * shown[..., None]).sum((0, 1)) / shown.sum()
+    (pixel,), (seen,) = exo_view(recipe, camera).project(axis)
+    assert seen
+    assert (found - pixel).abs().max() < 0.3
 
 
 def test_a_pinhole_camera_is_not_undistorted_again() -> None:

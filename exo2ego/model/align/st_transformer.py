@@ -3,25 +3,24 @@
 Not causal; the views stand where GenieRedux's STTransformer has frames.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional
 
-from exo2ego.model.views import by_views
-from stores.errors import ShapeFault
-from stores.schema import LATENT_CHANNELS, PATCH, RAY_CHANNELS
+from exo2ego.model.align.attention import CosineAttention, feed_forward
+from exo2ego.model.align.prediction import (
+    CHANNELS,
+    AlignGiven,
+    AlignPrediction,
+    check_patch,
+    predict,
+)
+from stores.schema import PATCH
 
-CHANNELS = LATENT_CHANNELS + RAY_CHANNELS
-"""Of each view's input and output cells (paper 8.1.1: 22)."""
-COSINE_SCALE = 8.0
-"""Fixed factor of the cosines before the softmax, as in GenieRedux."""
-GEGLU_SHARE = 2 / 3
-"""Keeps a gated layer's parameters at those of an ungated one of the same multiplier."""
 LEAK = 0.1
 """Slope of the position bias's rectifiers below zero, as in GenieRedux."""
 NEIGHBOURS = 3
@@ -49,14 +48,10 @@ class STTransformerSettings(BaseModel):
         description="latent cells per token, both ways; not given: Wan's own grid",
     )
 
-
-class AlignPrediction(NamedTuple):
-    """The 22 output channels, by what they are."""
-
-    latent: Float[Tensor, "b c h w"]
-    """Normalised latent of the first ego frame."""
-    rays: Float[Tensor, "b 6 h w"]
-    """The ray channels, which the latent's loss leaves alone."""
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What the model is given beside the views' first latents."""
+        return ("align_rays",)
 
 
 class STTransformer(nn.Module):
@@ -78,22 +73,17 @@ class STTransformer(nn.Module):
         self.norm_out = nn.LayerNorm(settings.width, bias=False)
         self.unembed = nn.Linear(settings.width, cells)
 
-    def forward(
-        self, exo_first: Float[Tensor, "b v c h w"], align_rays: Float[Tensor, "b v 6 h w"]
-    ) -> AlignPrediction:
-        """Latent (and rays) of the first ego frame, for any number of views; NaN views are absent.
+    def forward(self, given: AlignGiven) -> AlignPrediction:
+        """Latent (and rays) of the first ego frame, for any number of views.
 
-        Raises ShapeFault unless the patch divides rows and columns.
+        Raises ShapeFault unless the patch divides rows and columns, AlignFault without rays.
         """
-        self._check_grid(exo_first.shape[-2:])
-        out = by_views(self._channels, (exo_first, align_rays))
-        return AlignPrediction(out[:, :LATENT_CHANNELS], out[:, LATENT_CHANNELS:])
+        check_patch(self.patch, given.exo_first.shape[-2:])
+        return predict(self._channels, given)
 
-    def _channels(
-        self, exo_first: Float[Tensor, "b v c h w"], align_rays: Float[Tensor, "b v 6 h w"]
-    ) -> Float[Tensor, "b channels h w"]:
+    def _channels(self, given: AlignGiven) -> Float[Tensor, "b channels h w"]:
         """Latent and ray channels of the first ego frame, of clips that all have these views."""
-        joined = torch.cat([exo_first, align_rays], dim=2)
+        joined = torch.cat([given.exo_first, given.rays], dim=2)
         cut = {"y": self.patch, "x": self.patch}
         patches = rearrange(joined, "b v c (h y) (w x) -> b v h w (c y x)", **cut)
         tokens = self.embed(patches)
@@ -102,17 +92,6 @@ class STTransformer(nn.Module):
             tokens = block(tokens, bias)
         cells = self.unembed(self.norm_out(tokens)).mean(dim=1)
         return rearrange(cells, "b h w (c y x) -> b c (h y) (w x)", **cut)
-
-    def _check_grid(self, hw: torch.Size) -> None:
-        """Raises ShapeFault unless the patch divides the grid."""
-        if any(side % self.patch for side in hw):
-            raise ShapeFault(
-                "EgoExo-Align's patch does not divide the latent grid.",
-                where="align.patch",
-                expected=f"a divisor of {hw[0]} and {hw[1]}",
-                got=self.patch,
-                fix=f"Use patch {PATCH} or 1.",
-            )
 
 
 class Block(nn.Module):
@@ -146,13 +125,7 @@ class Half(nn.Module):
         width = settings.width
         self.neighbours = nn.Conv3d(width, width, NEIGHBOURS, padding=NEIGHBOURS // 2, groups=width)
         self.attention = CosineAttention(width, settings.heads, settings.head_width)
-        inner = int(settings.ff_multiplier * GEGLU_SHARE * width)
-        self.feed_forward = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 2 * inner, bias=False),
-            GatedGelu(),
-            nn.Linear(inner, width, bias=False),
-        )
+        self.feed_forward = feed_forward(width, settings.ff_multiplier)
 
     def see_neighbours(self, tokens: Float[Tensor, "b v h w d"]) -> Float[Tensor, "b v h w d"]:
         """Tokens with their neighbours' trace: the only sign of a view's place among the views."""
@@ -165,49 +138,6 @@ class Half(nn.Module):
         """Rows after attention within each, and the feed-forward."""
         rows = rows + self.attention(rows, bias)
         return rows + self.feed_forward(rows)
-
-
-class CosineAttention(nn.Module):
-    """Attention by scaled cosines: queries and keys are unit vectors times learned scales."""
-
-    def __init__(self, width: int, heads: int, head_width: int):
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(width, bias=False)
-        self.to_q = nn.Linear(width, heads * head_width, bias=False)
-        self.to_kv = nn.Linear(width, 2 * heads * head_width, bias=False)
-        self.to_out = nn.Linear(heads * head_width, width, bias=False)
-        self.q_scale = nn.Parameter(torch.ones(head_width))
-        self.k_scale = nn.Parameter(torch.ones(head_width))
-
-    def forward(
-        self, rows: Float[Tensor, "rows n d"], bias: Float[Tensor, "heads n n"] | None
-    ) -> Float[Tensor, "rows n d"]:
-        """What each token gathers from its row; `bias` is added to the logits."""
-        normed = self.norm(rows)
-        joined = torch.cat([self.to_q(normed), self.to_kv(normed)], dim=-1)
-        q, k, v = rearrange(
-            joined, "rows n (qkv heads d) -> qkv rows heads n d", qkv=3, heads=self.heads
-        )
-        q = functional.normalize(q, dim=-1) * self.q_scale
-        k = functional.normalize(k, dim=-1) * self.k_scale
-        gathered = functional.scaled_dot_product_attention(
-            q.to(v.dtype),
-            k.to(v.dtype),
-            v,
-            attn_mask=None if bias is None else bias.to(v.dtype),
-            scale=COSINE_SCALE,
-        )
-        return self.to_out(rearrange(gathered, "rows heads n d -> rows n (heads d)"))
-
-
-class GatedGelu(nn.Module):
-    """The first half of the channels times the GELU of the second."""
-
-    def forward(self, joined: Float[Tensor, "*rows d2"]) -> Float[Tensor, "*rows d"]:
-        """Half as many channels as came in."""
-        values, gate = joined.chunk(2, dim=-1)
-        return values * functional.gelu(gate)
 
 
 class PositionBias(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from exo2ego.model.wan import LOW_NOISE, detach_text, load_with_text
 from exo2ego.training.build import Origin, check_wan, frozen_dtype, put_weights, wan_fingerprint
 from exo2ego.training.checkpoint import CheckpointFault, CheckpointState, WanOrigin
-from exo2ego.training.experiment import parse_experiment
+from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.export.trained import WAN, Trained
 from exo2ego.training.export.written import (
     OTHER,
@@ -97,7 +97,7 @@ def _base(trained: Trained, wish: Wish) -> WanTransformer3DModel:
             fix=f"Take {trained.checkpoint / 'weights.safetensors'} as it is.",
         )
     spec = wish.wan_spec or state.wan.spec
-    wan = load_with_text(spec, wish.dtype or frozen_dtype(trained.experiments[-1]))
+    wan = load_with_text(spec, dtype=wish.dtype or frozen_dtype(trained.experiments[-1]))
     text = detach_text(wan)
     check_wan(WanOrigin(spec=spec, fingerprint=wan_fingerprint(wan)), state, trained.checkpoint)
     wan.condition_embedder.register_module("text_embedder", text)

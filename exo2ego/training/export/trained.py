@@ -16,7 +16,8 @@ from exo2ego.training.checkpoint import (
     read_state,
     read_weights,
 )
-from exo2ego.training.experiment import Experiment, parse_experiment
+from exo2ego.training.experiment import Experiment
+from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.lineage import parent_folder
 
 WAN = "wan."

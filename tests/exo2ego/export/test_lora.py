@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from exo2ego.model.wan import load_wan
 from exo2ego.training.build import Origin, put_weights
 from exo2ego.training.checkpoint import find_checkpoint, read_state, read_weights
-from exo2ego.training.experiment import parse_experiment
+from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.export import export
 from exo2ego.training.export.comfyui_keys import write_comfyui
 from exo2ego.training.export.trained import read_trained

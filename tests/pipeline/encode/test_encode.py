@@ -11,7 +11,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from exo2ego.geometry.clip_rays import video_lens
+from exo2ego.geometry.clip_lenses import video_lens
 from exo2ego.geometry.lenses import virtual_pinhole
 from exo2ego.geometry.plucker import align_rays, ego_rays
 from exo2ego.model.vae import load_codec, video_from_frames

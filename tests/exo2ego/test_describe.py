@@ -1,0 +1,169 @@
+"""What an experiment takes: counted without numbers, against closed forms and real tensors."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch import Tensor
+
+from exo2ego.training.build import Origin
+from exo2ego.training.describe import Description, Machine, MachineFault, blank_batch, describe
+from exo2ego.training.experiment_file import experiment_names, load_experiment
+from exo2ego.training.stages import STAGES, arithmetic, clip_generator
+from stores.schema import ClipShape
+from stores.stream import ClipBatch
+
+PAPER = ClipShape(views=4, frames=9, hw=(256, 256))
+SMALL = ClipShape(views=3, frames=5, hw=(64, 96))
+FOUR = ClipShape(views=4, frames=5, hw=(32, 48))
+WIDTH, BLOCKS, FFN = 5120, 40, 13824
+TOKENS, EXO_TOKENS, CLIPS = 768, 3072, 3
+
+
+@pytest.fixture(scope="module")
+def described() -> dict[str, Description]:
+    """Both stages at the paper's setting, on its two GPUs."""
+    stages = ("multiexocon", "poseinj")
+    return {
+        name: describe(load_experiment(name), clip=PAPER, machine=Machine(gpus=2))
+        for name in stages
+    }
+
+
+def test_the_papers_counts(described: dict[str, Description]) -> None:
+    sizes = {part.name: part for part in described["multiexocon"].parts}
+    assert sizes["LoRA"].trained == 209_715_200
+    assert sizes["wan.blocks.*.attn2"].trained == 4_195_532_800
+    wan = sum(part.parameters for name, part in sizes.items() if name.startswith("wan"))
+    text = 4096 * WIDTH + WIDTH + WIDTH * WIDTH + WIDTH
+    assert wan + text == 14_288_901_184
+    assert described["multiexocon"].ego_tokens == TOKENS
+    assert described["multiexocon"].exo_tokens == EXO_TOKENS
+    with torch.device("meta"):
+        vae = AutoencoderKLWan()
+    assert sum(parameter.numel() for parameter in vae.parameters()) == 126_892_531
+
+
+def test_flops_are_those_of_the_closed_form(described: dict[str, Description]) -> None:
+    """Forward: two a weight and token; attention: four a query, key and channel."""
+    square = WIDTH * WIDTH
+    lora = 4 * 2 * 128 * WIDTH
+    of_ego = (4 + 2) * square + 2 * WIDTH * FFN + lora
+    linear = 2 * CLIPS * BLOCKS * (of_ego * TOKENS + 2 * square * EXO_TOKENS)
+    attention = 4 * CLIPS * BLOCKS * WIDTH * TOKENS * (TOKENS + EXO_TOKENS)
+    # backward: gradients of what comes in (not of exo tokens' keys in poseinj), and of weights that
+    # train; attention 2.5 times its forward pass
+    inputs = 2 * CLIPS * BLOCKS * of_ego * TOKENS
+    weights = {
+        "multiexocon": 2
+        * CLIPS
+        * BLOCKS
+        * ((lora + 2 * square) * TOKENS + 2 * 2 * square * EXO_TOKENS),
+        "poseinj": 2 * CLIPS * BLOCKS * lora * TOKENS,
+    }
+    for name, of_weights in weights.items():
+        expected = linear + 3.5 * attention + inputs + of_weights
+        assert described[name].tflop_a_step == pytest.approx(expected / 1e12, rel=0.02)
+
+
+def test_memory_follows_from_what_trains(described: dict[str, Description]) -> None:
+    for about in described.values():
+        assert about.gradients_gb == pytest.approx(4 * about.trained / 1e9)
+        assert about.optimiser_gb == pytest.approx(8 * about.trained / 1e9)
+        parts = ("weights_gb", "copies_gb", "gradients_gb", "optimiser_gb", "activations_gb")
+        assert about.total_gb == pytest.approx(sum(getattr(about, part) for part in parts))
+    assert not described["multiexocon"].fits and described["poseinj"].fits
+    assert "does not fit" in described["multiexocon"].words
+
+
+@pytest.mark.parametrize("name", [n for n in experiment_names() if not n.startswith("demo")])
+def test_every_experiment_is_described_of_a_configuration_alone(name: str, tmp_path: Path) -> None:
+    config = {"_class_name": "WanTransformer3DModel", "in_channels": 36, "out_channels": 16}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_layers": 2}))
+    overrides = ["batch.global_batch=2", "batch.micro_batch=2"]
+    about = describe(load_experiment(name, overrides), clip=FOUR, wan_spec=str(tmp_path))
+    assert 0 < about.trained <= about.parameters and about.tflop_a_step > 0
+    assert about.activations_gb > 0 and about.fits
+
+
+def is_copy(tensor: Tensor) -> bool:
+    """Whether it is a parameter in another type, as autocast makes it, or turned."""
+    made_by = tensor.grad_fn
+    while made_by is not None and len(made_by.next_functions) == 1:
+        made_by = made_by.next_functions[0][0]
+    return type(made_by).__name__ == "AccumulateGrad"
+
+
+def measured_bytes(name: str, overrides: list[str], shape: ClipShape, wan: str) -> int:
+    """Bytes that real tensors keep from forward to backward, parameters and their copies apart."""
+    experiment = load_experiment(name, overrides)
+    stage = STAGES[experiment.stage]
+    model = stage.build(Origin(experiment, wan, None, "cpu")).model.train()
+    blank = blank_batch(stage.reads(experiment), shape, experiment.batch.micro_batch)
+    arrays = {read: torch.randn(value.shape) for read, value in blank.arrays.items()}
+    batch = ClipBatch(blank.clip_ids, arrays, blank.views)
+    kept: dict[int, Tensor] = {}
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in own and not is_copy(tensor):
+            kept[place] = tensor
+        return tensor
+
+    generators = [clip_generator(0, 0, clip_id) for clip_id in batch.clip_ids]
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        arithmetic(experiment.precision, "cpu"),
+    ):
+        loss = stage.losses(model, batch, generators, experiment).mean()
+    assert loss.isfinite()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Wan of width 256, so that norms and such do not weigh more than in the real one."""
+    torch.manual_seed(0)
+    model = WanTransformer3DModel(
+        num_attention_heads=4,
+        attention_head_dim=64,
+        in_channels=36,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=64,
+        ffn_dim=692,
+        num_layers=3,
+    )
+    folder = tmp_path_factory.mktemp("wan")
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+AC3D = ["vawan.views=3", "vawan.pose={name='ac3d', width=128}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "more"),
+    [  # not Align: a CPU's attention with a bias keeps its matrix, its autocast has norms in bf16
+        ("multiexocon", "bf16", []),
+        ("multiexocon", "fp32", []),
+        ("vawan", "bf16", AC3D),
+        ("vawan", "fp32", AC3D),
+    ],
+)
+def test_activations_are_within_15_percent_of_real_ones(
+    name: str, precision: str, more: list[str], wan: str
+) -> None:
+    overrides = ["batch.global_batch=2", "batch.micro_batch=2", f"precision={precision}", *more]
+    about = describe(load_experiment(name, overrides), clip=SMALL, wan_spec=wan)
+    real = measured_bytes(name, overrides, SMALL, wan)
+    print(f"{name} {precision}: {1e9 * about.activations_gb / real:.3f} of {real} bytes")
+    assert 1e9 * about.activations_gb == pytest.approx(real, rel=0.15)
+
+
+def test_gpus_that_cannot_share_the_batch_are_refused() -> None:
+    with pytest.raises(MachineFault, match="3 x 4"):
+        describe(load_experiment("poseinj"), clip=PAPER, machine=Machine(gpus=4))
