@@ -44,13 +44,13 @@ def load_wan(
     of the model's width (paper 3.4.1). Norms, the time embedder and the modulation tables stay
     in float32 whatever `dtype` is. Raises WeightsFault for any other Wan.
     """
-    wan = load_with_text(spec, dtype)
+    wan = load_with_text(spec, dtype=dtype)
     detach_text(wan)
     nn.Module.to(wan, device)
     return wan.requires_grad_(False).eval()
 
 
-def load_with_text(spec: str, dtype: torch.dtype) -> WanTransformer3DModel:
+def load_with_text(spec: str, *, dtype: torch.dtype) -> WanTransformer3DModel:
     """The same on the CPU, with its text projection: what diffusers saves and loads."""
     return _tiny_wan(dtype) if spec == TINY else _published_wan(spec, dtype)
 

@@ -88,7 +88,10 @@ def test_the_shell_lists_shows_and_compares(tmp_path: Path):
     listed = shown("experiments", "list")["experiments"]
     assert {line["name"] for line in listed} == set(experiment_names())
     own = tmp_path / "mine.toml"
-    own.write_text('stage = "align"\n[batch]\nglobal_batch = 2\nmicro_batch = 1\n[align]\n')
+    own.write_text(
+        'stage = "align"\n[batch]\nglobal_batch = 2\nmicro_batch = 1\n'
+        '[align]\nname = "st_transformer"\n'
+    )
     values = shown("experiments", "show", str(own), "--set", "seed=3")["values"]
     assert {"key": "seed", "value": 3, "is_default": False} in [
         {key: value for key, value in one.items() if key != "about"} for one in values

@@ -97,7 +97,7 @@ def _base(trained: Trained, wish: Wish) -> WanTransformer3DModel:
             fix=f"Take {trained.checkpoint / 'weights.safetensors'} as it is.",
         )
     spec = wish.wan_spec or state.wan.spec
-    wan = load_with_text(spec, wish.dtype or frozen_dtype(trained.experiments[-1]))
+    wan = load_with_text(spec, dtype=wish.dtype or frozen_dtype(trained.experiments[-1]))
     text = detach_text(wan)
     check_wan(WanOrigin(spec=spec, fingerprint=wan_fingerprint(wan)), state, trained.checkpoint)
     wan.condition_embedder.register_module("text_embedder", text)

@@ -45,7 +45,7 @@ def save_wan() -> Callable[..., Path]:
     """Saves the tiny Wan, or one that differs a little, in diffusers' layout."""
 
     def save(folder: Path, change: float = 0.0) -> Path:
-        wan = load_with_text("tiny", torch.float32)
+        wan = load_with_text("tiny", dtype=torch.float32)
         with torch.no_grad():
             wan.proj_out.bias += change
         wan.save_pretrained(folder / "transformer_2")
