@@ -38,6 +38,10 @@ store_app = typer.Typer(cls=FaultGroup, no_args_is_help=True, help="Look into a 
 app.add_typer(store_app, name="store")
 clips_app = typer.Typer(cls=FaultGroup, no_args_is_help=True, help="Look into clip indexes.")
 app.add_typer(clips_app, name="clips")
+experiments_app = typer.Typer(
+    cls=FaultGroup, no_args_is_help=True, help="Look into the experiments that decide a training."
+)
+app.add_typer(experiments_app, name="experiments")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: the GPU if there is one.")]
@@ -95,6 +99,12 @@ EncodeRate = Annotated[float, typer.Option(help="Clips/s of a GPU, assumed for t
 DownloadCommands = Annotated[
     bool, typer.Option("--download-commands", help="Print what to fetch into ROOT; nothing else.")
 ]
+ExperimentArgument = Annotated[
+    str, typer.Argument(help="Name of a shipped experiment, or a TOML file.")
+]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value over the experiment's own.")
+]
 StoreArgument = Annotated[
     str, typer.Argument(help="The store, or one version: FOLDER@HASH, URL@HASH.")
 ]
@@ -127,14 +137,17 @@ def _lines(value: Any) -> list[str]:
     return [f"{value:.4g}" if isinstance(value, float) else str(value)]
 
 
-def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Prints a table on stdout."""
+def show_table(
+    title: str, columns: list[str], rows: list[list[str]], words: tuple[str, ...] = ()
+) -> None:
+    """Prints a table on stdout; the first column and those of `words` on the left."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
+        left = not number or column in words
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
@@ -330,9 +343,7 @@ def train(
     experiment: Annotated[
         str | None, typer.Option(help="Name of a shipped experiment, or a TOML file [the stage's].")
     ] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over the experiment's own.")
-    ] = None,
+    setting: Setting = None,
     wan: Wan = None,
     parent: Annotated[
         Path | None, typer.Option("--from", help="Run to start from (poseinj: a multiexocon run).")
@@ -514,6 +525,51 @@ def evaluate(
     rows = [[name, *_score_cells(score)] for name, score in groups.items()]
     show_table("means over takes", ["category", "PSNR (dB)", "SSIM", "LPIPS"], rows)
     typer.echo(f"written: {samples / 'scores.json'}; without a video: {len(scores.missing)} clips")
+
+
+@app.command("export")
+def export_run(
+    run: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
+    out: Annotated[Path, typer.Option(help="Folder or, for a LoRA, FILE.safetensors.")],
+    form: Annotated[
+        Literal["peft", "comfyui", "merged"],
+        typer.Option("--format", help="LoRA for diffusers, for ComfyUI, or all of it in Wan."),
+    ] = "peft",
+    dtype: Annotated[
+        Literal["fp32", "bf16"] | None,
+        typer.Option(help="Type of the weights [as trained; merged: as Wan was frozen]."),
+    ] = None,
+    wan: Wan = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write what a run trained for other programs: LoRA and the rest, or a merged Wan.
+
+    What no LoRA holds (cross-attention, exo tokens, PoseInj) lies beside it in exo2ego.safetensors.
+    """
+    from exo2ego.training.export import export
+
+    tell(export(run, out, form=form, dtype=dtype, wan_spec=wan), as_json=as_json)
+
+
+@app.command("audit")
+def audit_run(
+    run: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
+    store: Annotated[
+        str | None,
+        typer.Option(help="The store: to compute the order of clips again and to find Align."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what was trained on what, in which order, resumed or not; exit code 1 if files disagree.
+
+    Follows poseinj to its multiexocon and, with the store, to the Align of its first frames.
+    """
+    from exo2ego.training.audit import audit
+
+    found = audit(run, opened(store) if store else None, track=drawn)
+    tell(found if as_json else str(found), as_json=as_json)
+    if found.problems:
+        raise typer.Exit(1)
 
 
 @store_app.command()
@@ -708,6 +764,69 @@ def export(
     from stores.clip_list import export_csv
 
     tell({"written": str(csv), "clips": export_csv(clips, csv)}, as_json=as_json)
+
+
+@experiments_app.command("list")
+def list_shipped(as_json: AsJson = False) -> None:
+    """List the experiments that come with the package, and what each says over the defaults."""
+    from exo2ego.training.experiment_listing import list_experiments
+
+    lines = [dataclasses.asdict(line) for line in list_experiments()]
+    if as_json:
+        tell({"experiments": lines}, as_json=True)
+        return
+    rows = [
+        [
+            line["name"],
+            line["stage"],
+            line["digest"][:12],
+            f"{line['about']}\n{_said(line['said'])}",
+        ]
+        for line in lines
+    ]
+    columns = ["name", "stage", "digest", "what it is"]
+    show_table("experiments", columns, rows, words=tuple(columns))
+
+
+def _said(said: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in said.items())
+
+
+@experiments_app.command("show")
+def show_experiment(
+    experiment: ExperimentArgument, setting: Setting = None, as_json: AsJson = False
+) -> None:
+    """Say everything that an experiment decides: each key, its value, and where it comes from."""
+    from exo2ego.training.experiment_file import load_experiment
+    from exo2ego.training.experiment_listing import experiment_values
+
+    loaded = load_experiment(experiment, tuple(setting or ()))
+    values = [dataclasses.asdict(value) for value in experiment_values(loaded)]
+    if as_json:
+        tell({"experiment": experiment, "digest": loaded.digest, "values": values}, as_json=True)
+        return
+    columns = ["key", "value", "from", "what it is, and its source"]
+    rows = [
+        [v["key"], str(v["value"]), "default" if v["is_default"] else "experiment", v["about"]]
+        for v in values
+    ]
+    show_table(f"{experiment}, digest {loaded.digest[:12]}", columns, rows, words=tuple(columns))
+
+
+@experiments_app.command("diff")
+def diff_experiments(a: ExperimentArgument, b: ExperimentArgument, as_json: AsJson = False) -> None:
+    """Compare two experiments key by key; exit code 1 if they do not train the same."""
+    from exo2ego.training.experiment_file import load_experiment
+    from exo2ego.training.experiment_listing import differences
+
+    found = differences(load_experiment(a), load_experiment(b))
+    if as_json:
+        tell(found, as_json=True)
+    else:
+        rows = [[key, str(one), str(two)] for key, (one, two) in found.differences.items()]
+        show_table(f"{len(rows)} keys differ", ["key", a, b], rows, words=(a, b))
+    if not found.is_same:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -106,6 +106,13 @@ class ClipStream:
         """Rolling digest of all clip ids that were given out, by all processes, in order."""
         return self._digest
 
+    def order_digest_after(self, steps: int) -> str:
+        """The order digest of a stream that gave out its first `steps` batches; nothing is read."""
+        digest = ""
+        for step in range(steps):
+            digest = _rolled(digest, self.ids_at(step))
+        return digest
+
     def ids_at(self, step: int) -> list[str]:
         """Ids of the whole global batch of a step: all processes', in the order of ranks."""
         count, first = len(self.clip_ids), step * self.global_batch
@@ -131,8 +138,7 @@ class ClipStream:
         if not self._ahead:
             self._read_ahead(step)
         batch = self._ahead.popleft()[1].result()
-        ids = "\n".join([self._digest, *self.ids_at(step)])
-        self._digest = blake3.blake3(ids.encode()).hexdigest()
+        self._digest = _rolled(self._digest, self.ids_at(step))
         self._step = step + 1
         self._read_ahead(step + 1)
         return batch
@@ -233,6 +239,11 @@ class _Read:
         if self._view_axis is not None:
             rows = choose_views(rows, self._view_axis, views)
         return rearrange(torch.from_numpy(rows), self._pattern)
+
+
+def _rolled(digest: str, clip_ids: list[str]) -> str:
+    """The digest of an order that went on with these clips."""
+    return blake3.blake3("\n".join([digest, *clip_ids]).encode()).hexdigest()
 
 
 def _pinned(size: int) -> np.ndarray:

@@ -58,10 +58,24 @@ def load_wan(
     of the model's width (paper 3.4.1). Norms, the time embedder and the modulation tables stay
     in float32 whatever `dtype` is. Raises WeightsFault for any other Wan.
     """
-    wan = _tiny_wan(dtype) if spec == TINY else _published_wan(spec, device, dtype)
-    wan.condition_embedder.register_module("text_embedder", nn.Identity())
+    wan = load_with_text(spec, device=device, dtype=dtype)
+    detach_text(wan)
     nn.Module.to(wan, device)
     return wan.requires_grad_(False).eval()
+
+
+def load_with_text(
+    spec: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> WanTransformer3DModel:
+    """The same with its text projection: what diffusers saves and loads."""
+    return _tiny_wan(dtype) if spec == TINY else _published_wan(spec, device, dtype)
+
+
+def detach_text(wan: WanTransformer3DModel) -> nn.Module:
+    """Puts the identity in the place of Wan's text projection, which is returned."""
+    text = wan.condition_embedder.get_submodule("text_embedder")
+    wan.condition_embedder.register_module("text_embedder", nn.Identity())
+    return text
 
 
 def blank_wan(spec: str | None, dtype: torch.dtype) -> WanTransformer3DModel:

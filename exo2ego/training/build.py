@@ -55,6 +55,8 @@ class Origin:
     device: str
     blank: bool = False
     """True for a model of the right shapes alone: on meta, no weights and no parent are read."""
+    merged_parent: Experiment | None = None
+    """The parent's experiment, if Wan holds already what the parent trained (an export)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +134,9 @@ def build_poseinj_stage(origin: Origin) -> Built:
     experiment = cast(PoseInjExperiment, origin.experiment)
     if origin.blank:
         return _build_generator(origin, _poseinj_settings(experiment, _USUAL_PARENT))
+    if origin.merged_parent:
+        first = cast(MultiExoConExperiment, origin.merged_parent)
+        return _build_generator(origin, _poseinj_settings(experiment, first))
     folder = _required_parent(origin.parent)
     state = read_state(folder)
     first = cast(MultiExoConExperiment, parse_experiment(state.experiment, where=folder))

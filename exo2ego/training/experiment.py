@@ -51,6 +51,12 @@ class OptimiserSettings(Settings):
     warmup_steps: int = Field(default=200, ge=0, description="linear warm-up (Tables 9 and 10)")
     steps: int = Field(default=100_000, ge=1, description="optimiser steps (3.5, Table 10)")
 
+    @model_validator(mode="after")
+    def _falls(self) -> "OptimiserSettings":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr must not be above lr, but {self.min_lr} is above {self.lr}")
+        return self
+
 
 class BatchSettings(Settings):
     """How many clips a step takes, and how many of them at once."""

@@ -32,6 +32,7 @@ from exo2ego.training.checkpoint import (
 )
 from exo2ego.training.experiment import DiffusionExperiment, Experiment, OptimiserSettings
 from exo2ego.training.first_frames import FIRST_FRAMES, open_first_frames
+from exo2ego.training.history import note_start
 from exo2ego.training.interrupt import stop_request
 from exo2ego.training.lineage import Source, check_same_run, check_same_store
 from exo2ego.training.losses import (
@@ -117,6 +118,8 @@ def train(
         _go_on(run, newest, before, allow_other_store=allow_other_store)
     first, last = run.state.step, experiment.optimiser.steps
     truncate_metrics(out, first)
+    if first < last:
+        note_start(out, run.state, device)
     with stop_request() as stop, closing(run.stream):
         for step in track(range(first, last), total=last - first, what=stage, unit="steps"):
             append_metrics(out, _step(run, step, next(run.stream)))

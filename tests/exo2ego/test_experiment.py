@@ -96,6 +96,7 @@ def test_an_unknown_key_is_answered_with_the_known_ones():
         "flow.shift=3.0",
         "optimiser.lr=nan",
         "batch.micro_batch=3",
+        "optimiser.min_lr=0.1",
     ],
 )
 def test_what_does_not_fit_is_a_fault(override: str):
