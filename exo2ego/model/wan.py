@@ -122,11 +122,11 @@ def _published_wan(
             torch_dtype=dtype,
             device_map={"": str(device)},
         )
-    except (OSError, SafetensorError) as cause:
+    except (OSError, SafetensorError, NotImplementedError) as cause:  # the last: tensors missing
         raise WeightsFault(
             "These weights cannot be read.",
             where=found.place,
-            expected="all safetensors files that the folder's index names, whole",
+            expected="all files that the folder's index names, whole, with all of Wan's tensors",
             got=str(cause).partition("\n")[0],
             fix="Fetch the folder again, with all its files.",
         ) from cause

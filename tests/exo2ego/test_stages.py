@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from exo2ego.model.align.prediction import AlignGiven
-from exo2ego.model.wan import load_wan
+from exo2ego.model.wan import load_wan, load_with_text
 from exo2ego.training.build import (
     Origin,
     StageFault,
@@ -212,7 +212,7 @@ def test_wans_fingerprint_is_the_same_in_bf16_and_tells_weights_apart():
 
 
 def test_another_wan_is_refused(runs: dict[str, Path], tmp_path: Path):
-    wan = load_wan("tiny")
+    wan = load_with_text("tiny")
     with torch.no_grad():
         wan.proj_out.bias += 1
     wan.save_pretrained(tmp_path / "other")

@@ -109,6 +109,12 @@ def test_another_wan_is_refused_before_its_weights_are_read(tmp_path, change, me
         load_wan(str(tmp_path))
 
 
+def test_a_folder_that_lacks_tensors_is_refused(tmp_path):
+    load_wan("tiny").save_pretrained(tmp_path)  # without its text projection
+    with pytest.raises(WeightsFault, match="with all of Wan's tensors"):
+        load_wan(str(tmp_path))
+
+
 def test_lora_changes_nothing_at_first_and_depends_on_its_generator_alone():
     wan, again, other = load_wan("tiny"), load_wan("tiny"), load_wan("tiny")
     before = run(wan)
