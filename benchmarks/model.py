@@ -6,7 +6,7 @@ times say nothing of the 14B, its ratios are measured by the same code.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 
@@ -14,9 +14,15 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import nn
 
+from benchmarks.model_memory import capped_rows, float8_row
 from benchmarks.rows import Row, interleaved
 from exo2ego.model.flow import SamplerSettings, make_scheduler
-from exo2ego.model.generator import Generator, GeneratorSettings, build_generator
+from exo2ego.model.generator import (
+    Generator,
+    GeneratorSettings,
+    GeneratorStage,
+    build_generator,
+)
 from exo2ego.model.given import Given
 from exo2ego.model.sampling import sample
 from exo2ego.model.seeding import initial_weights_from
@@ -51,18 +57,29 @@ def run() -> list[Row]:
     """All rows; about two minutes on a CPU."""
     setting = GPU if torch.cuda.is_available() else CPU
     torch.set_num_threads(1)
-    generator, given, noise = _generator(setting), *_clip(setting)
+    given, noise, rays = _clip(setting)
+    generator = nn.Module.to(_generator(setting, "multiexocon"), setting.device)
     rows = _sampling_rows(setting, generator, given, noise)
     if setting is CPU:
         what = ("forward", "forward and backward", "share of the matrix ceiling", "memory peak")
-        return [*rows, *(Row(f"14B, {name}", None, "", note="needs a GPU") for name in what)]
-    return [*rows, *_gpu_rows(setting, generator, given, noise)]
+        rows += [Row(f"14B, {name}", None, "", note="needs a GPU") for name in what]
+    else:
+        rows += _gpu_rows(setting, generator, given, noise)
+    del generator
+    small = replace(CPU, dtype=torch.bfloat16)
+    small_given, small_noise, _ = _clip(small)
+    rows.append(float8_row(partial(_generator, small), small_given, small_noise, _name(small)))
+    return rows + capped_rows(partial(_generator, setting), given, rays)
 
 
-def _generator(setting: Setting) -> Generator:
-    """MultiExoCon with random weights."""
+def _name(setting: Setting) -> str:
+    return f"{setting.layers} blocks of {128 * setting.heads}, CPU" if setting is not GPU else "14B"
+
+
+def _generator(setting: Setting, stage: GeneratorStage) -> Generator:
+    """A stage's generator with random weights, on the host."""
     g = torch.Generator().manual_seed(0)
-    with initial_weights_from(g), torch.device(setting.device):
+    with initial_weights_from(g):
         wan = WanTransformer3DModel(
             num_attention_heads=setting.heads,
             attention_head_dim=128,
@@ -71,19 +88,24 @@ def _generator(setting: Setting) -> Generator:
             ffn_dim=setting.ffn,
             num_layers=setting.layers,
         )
-    nn.Module.to(wan, setting.dtype)
+    kept = set(wan._keep_in_fp32_modules or ())
+    for name, parameter in wan.named_parameters():
+        if kept.isdisjoint(name.split(".")):
+            parameter.data = parameter.data.to(setting.dtype)
     wan.condition_embedder.register_module("text_embedder", nn.Identity())
     rank = LoraSettings().rank if setting is GPU else 8
     settings = GeneratorSettings(lora=LoraSettings(rank=rank, alpha=rank))
-    return build_generator(wan, settings, "multiexocon", g)
+    return build_generator(wan, settings, stage, g)
 
 
-def _clip(setting: Setting) -> tuple[Given, torch.Tensor]:
+def _clip(setting: Setting) -> tuple[Given, torch.Tensor, torch.Tensor]:
+    """What is given of a clip, noise, and rays."""
     sizes, g = setting.clip.sizes(), torch.Generator().manual_seed(1)
     shape = [1, *(sizes[axis] for axis in "cthw")]
     condition, noise = (torch.randn(shape, generator=g).to(setting.device) for _ in range(2))
     exo = torch.randn([1, sizes["v"], *shape[1:]], generator=g).to(setting.device)
-    return Given(condition, exo), noise
+    rays = torch.randn([1, *(sizes[axis] for axis in "T6HW")], generator=g)
+    return Given(condition, exo), noise, rays
 
 
 def _sampling_rows(
@@ -97,7 +119,7 @@ def _sampling_rows(
     spent = interleaved({name: partial(_waited, work) for name, work in works.items()}, ROUNDS)
     seconds = {name: [each.seconds for each in many] for name, many in spent.items()}
     gains = [a / b for a, b in zip(seconds["anew"], seconds["ours"], strict=True)]
-    what = "14B" if setting is GPU else f"{setting.layers} blocks of {128 * setting.heads}, CPU"
+    what = _name(setting)
     note = f"{settings.steps} steps, guidance {settings.guidance:g}"
     gain_note = f"from {min(gains):.2f} to {max(gains):.2f}"
     return [

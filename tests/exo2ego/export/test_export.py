@@ -3,6 +3,7 @@
 import resource
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
@@ -98,21 +99,22 @@ def test_an_altered_parent_is_not_exported(scaled_run: Path, deep_run: Path, tmp
         export(tmp_path / deep_run.parent.name / "run", tmp_path / "out", form="peft")
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """Lets no file of this process grow beyond some KiB, as a full disk would."""
+    """Lets no file of this process grow beyond some KiB, as a full disk would; its output too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_full_disk_is_a_fault_and_leaves_nothing_that_looks_whole(
     form: str, scaled_run: Path, tmp_path: Path
 ):
-    with pytest.raises(StoreFault, match="disk refuses"):
+    with small_files(), pytest.raises(StoreFault, match="disk refuses"):
         export(scaled_run, tmp_path / "out", form=form)
     left = [path for path in tmp_path.rglob("*.safetensors") if path.stat().st_size > 8192]
     assert left == []
