@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from jaxtyping import UInt8
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from exo2ego.evaluation.filming import Film, Filming, Maker
 from exo2ego.evaluation.manifest import (
@@ -142,13 +142,13 @@ def generated(filming: Filming) -> Film:
 
 def _load_generator(filming: Filming) -> VideoGenerator:
     """The run's generator, its Wan in as much memory as is asked for."""
-    offloads = filming.memory.offload == "group"
-    place = "cpu" if offloads else filming.device
+    spares = filming.memory != MemorySettings()  # then it must not be on the GPU whole, not once
+    place = "cpu" if spares else filming.device
     model = load_model(filming.checkpoint, wan_spec=filming.wan_spec, device=place)
     spare_memory(cast(Any, model).wan, filming.memory, filming.device)
     for name, child in model.named_children():
-        if name != "wan":
-            child.to(filming.device)
+        if name != "wan" or filming.memory.offload == "none":
+            nn.Module.to(child, filming.device)
     return cast(VideoGenerator, model)
 
 
