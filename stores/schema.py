@@ -19,6 +19,8 @@ PATCH_3D = (1, PATCH, PATCH)
 """Latent frames, rows and columns per token."""
 LATENT_CHANNELS = 16
 """Channels of the Wan2.1 VAE (paper 8.1.1: 16 correspond to latent VAE features)."""
+POSE_NUMBERS = 12
+"""Of a rotation and a translation in metres, row by row."""
 RAY_CHANNELS = 6
 """Moment (xyz, metres) and unit direction (xyz) of a Plücker ray (paper 3.4.2)."""
 
@@ -90,6 +92,8 @@ class ClipShape:
             "w": latent.hw[1],
             "6": RAY_CHANNELS,
             "3": 3,
+            "pose": POSE_NUMBERS,
+            "xy": 2,
         }
 
 
@@ -115,6 +119,16 @@ class ArraySpec:
         """Shape of one clip's row."""
         sizes = clip.sizes()
         return tuple(sizes[axis] for axis in self.axes.split())
+
+    def stream_axes(self, *, first_frame: bool = False) -> tuple[list[str], list[str]]:
+        """Axes of a row as it is stored, and as a model takes it: time stands behind channels.
+
+        With `first_frame`, those of step 0 of the outermost axis."""
+        stored = self.axes.split()[1:] if first_frame else self.axes.split()
+        taken = [axis for axis in stored if axis != "t"]
+        if "t" in stored:
+            taken.insert(taken.index("c") + 1, "t")
+        return stored, taken
 
     def chunk_shape(self, clip: ClipShape) -> tuple[int, ...]:
         """Shape of the smallest piece that can be read alone."""

@@ -221,13 +221,11 @@ class _Read:
 
     def __init__(self, source: Store | Derived, spec: ArraySpec, first_frame: bool):
         self._source, self._spec, self._first = source, spec, first_frame
-        axes = spec.axes.split()[1:] if first_frame else spec.axes.split()
-        self._view_axis = 1 + axes.index("v") if "v" in axes else None
-        model = [axis for axis in axes if axis != "t"]
-        if "t" in axes:
-            model.insert(model.index("c") + 1, "t")
+        stored, taken = spec.stream_axes(first_frame=first_frame)
+        self._view_axis = 1 + stored.index("v") if "v" in stored else None
         words = [
-            " ".join(["b", *("rays" if a == "6" else a for a in order)]) for order in (axes, model)
+            " ".join(["b", *("rays" if axis == "6" else axis for axis in order)])
+            for order in (stored, taken)
         ]
         self._pattern = " -> ".join(words).replace(" 3", " rgb")
 
@@ -255,28 +253,36 @@ def _open_read(
     store: Store, read: str, numbers: Int64[np.ndarray, " n"], derived: dict[str, str]
 ) -> _Read:
     """The read, once it is sure that every clip (by its place in the store) has it."""
+    if (found := find_read(read)) is None:
+        raise _unknown_read(store, read)
+    group, spec, first_frame = found
+    if group:
+        source = store.derived(group, derived.get(group))
+        source.check_fresh(store.ids_at(numbers))
+        return _Read(source, spec, first_frame)
+    if spec.name in CAMERA_ARRAYS:
+        store.check_makes(spec.name)
+    else:
+        store.rows_at(spec.name, numbers)
+    return _Read(store, spec, first_frame)
+
+
+def find_read(read: str) -> tuple[str, ArraySpec, bool] | None:
+    """What a read names: group of derived arrays or "", array, and whether frame 0 alone.
+
+    None if there is no such array, or its frame 0 cannot be read alone."""
     name, first_frame = read.removesuffix(FIRST), read.endswith(FIRST)
     group, _, array = name.rpartition("/")
-    known = DERIVED.get(group, {}) if group else ARRAYS | CAMERA_ARRAYS
-    if array not in known or (first_frame and not known[array].frames_apart):
-        raise _unknown_read(store, read)
-    if array in CAMERA_ARRAYS:
-        store.check_makes(array)
-        return _Read(store, known[array], first_frame)
-    if not group:
-        store.rows_at(array, numbers)
-        return _Read(store, known[array], first_frame)
-    source = store.derived(group, derived.get(group))
-    source.check_fresh(store.ids_at(numbers))
-    return _Read(source, known[array], first_frame)
+    spec = (DERIVED.get(group, {}) if group else ARRAYS | CAMERA_ARRAYS).get(array)
+    if spec is None or (first_frame and not spec.frames_apart):
+        return None
+    return group, spec, first_frame
 
 
 def _unknown_read(store: Store, read: str) -> StoreFault:
     specs = {**ARRAYS, **{f"{g}/{a}": spec for g, of in DERIVED.items() for a, spec in of.items()}}
-    whole, first = (
-        list(specs | CAMERA_ARRAYS),
-        [name + FIRST for name, spec in specs.items() if spec.frames_apart],
-    )
+    whole = list(specs | CAMERA_ARRAYS)
+    first = [name + FIRST for name, spec in specs.items() if spec.frames_apart]
     return StoreFault(
         "The stream cannot read this.",
         where=store.path,

@@ -12,12 +12,11 @@ from exo2ego.training.experiment import Experiment
 from exo2ego.training.meta_count import PassCount, count_pass
 from exo2ego.training.stages import STAGES, clip_generator
 from stores.errors import UserFault
-from stores.schema import ARRAYS, CAMERA_ARRAYS, DERIVED, ClipShape
-from stores.stream import FIRST, ClipBatch
+from stores.schema import ClipShape
+from stores.stream import ClipBatch, find_read
 
 FP32_BYTES, BF16_BYTES, GB, TERA = 4, 2, 1e9, 1e12
 ADAM_MOMENTS = 2
-POSE_NUMBERS, POINT_NUMBERS = 12, 2
 
 
 class MachineFault(UserFault, ValueError):
@@ -171,15 +170,12 @@ def _count(experiment: Experiment, model: nn.Module, clip: ClipShape) -> PassCou
 
 def blank_batch(reads: Sequence[str], clip: ClipShape, clips: int) -> ClipBatch:
     """A batch without numbers, of the shapes that a stream gives."""
-    sizes = clip.sizes() | {"depth": ALIGN_DEPTHS, "pose": POSE_NUMBERS, "xy": POINT_NUMBERS}
-    arrays = {}
+    sizes, arrays = clip.sizes() | {"depth": ALIGN_DEPTHS}, {}
     for read in reads:
-        group, _, name = read.removesuffix(FIRST).rpartition("/")
-        known = DERIVED[group] if group else ARRAYS | CAMERA_ARRAYS
-        axes = known[name].axes.split()
-        if "t" in axes:  # as the model takes latents: "v c t h w"
-            axes.remove("t")
-            axes[axes.index("c") + 1 : axes.index("c") + 1] = [] if read.endswith(FIRST) else ["t"]
+        if (found := find_read(read)) is None:
+            raise ValueError(f"a stream cannot read {read}")
+        _, spec, first_frame = found
+        _, axes = spec.stream_axes(first_frame=first_frame)
         shape = [clips, *(sizes[axis] for axis in axes)]
         arrays[read] = torch.empty(shape, dtype=torch.float16, device="meta")
     views = [tuple(range(clip.views))] * clips

@@ -17,10 +17,7 @@ from exo2ego.model.folding import fold_frames
 from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.wan import TRAINABLE_DTYPE, wan_width
 from stores.errors import ShapeFault
-from stores.schema import VAE_FRAME_STRIDE
-
-POSE_NUMBERS = 12
-"""Of a rotation and a translation in metres, row by row."""
+from stores.schema import POSE_NUMBERS, VAE_FRAME_STRIDE
 
 
 class TimeAndPoseSettings(BaseModel):
