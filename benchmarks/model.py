@@ -26,7 +26,7 @@ from exo2ego.model.generator import (
 from exo2ego.model.given import Given
 from exo2ego.model.sampling import sample
 from exo2ego.model.seeding import initial_weights_from
-from exo2ego.model.wan import IN_CHANNELS, LoraSettings
+from exo2ego.model.wan import IN_CHANNELS, LoraSettings, detach_text, put_in_dtype
 from exo2ego.training.describe import describe
 from exo2ego.training.experiment_file import load_experiment
 from stores.schema import LATENT_CHANNELS, ClipShape
@@ -88,11 +88,8 @@ def _generator(setting: Setting, stage: GeneratorStage) -> Generator:
             ffn_dim=setting.ffn,
             num_layers=setting.layers,
         )
-    kept = set(wan._keep_in_fp32_modules or ())
-    for name, parameter in wan.named_parameters():
-        if kept.isdisjoint(name.split(".")):
-            parameter.data = parameter.data.to(setting.dtype)
-    wan.condition_embedder.register_module("text_embedder", nn.Identity())
+    put_in_dtype(wan, setting.dtype)
+    detach_text(wan)
     rank = LoraSettings().rank if setting is GPU else 8
     settings = GeneratorSettings(lora=LoraSettings(rank=rank, alpha=rank))
     return build_generator(wan, settings, stage, g)

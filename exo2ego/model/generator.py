@@ -18,9 +18,14 @@ from exo2ego.model.given import Given, check_given, check_pose, check_rays
 from exo2ego.model.multiexocon import ExoTokens, MultiExoConSettings
 from exo2ego.model.poseinj import PoseInj, PoseInjSettings, build_pose_inj
 from exo2ego.model.poseinj.concat import ConcatSettings
-from exo2ego.model.sampling import Velocity
+from exo2ego.model.sampling import Velocity, with_null_in_batch
 from exo2ego.model.views import by_views, clips_by_views
-from exo2ego.model.wan import LoraSettings, add_self_attention_lora
+from exo2ego.model.wan import (
+    LoraSettings,
+    add_self_attention_lora,
+    wan_dtype,
+    wan_velocity,
+)
 
 GeneratorStage = Literal["multiexocon", "poseinj"]
 """The two stages of fine-tuning (paper 3.4); the second continues from the first's weights."""
@@ -76,11 +81,6 @@ class Generator(nn.Module):
         return embedding if isinstance(embedding, PoseInj) else None
 
     @property
-    def compute_dtype(self) -> torch.dtype:
-        """Of Wan's input and of the exo tokens, whose dtype Wan gives to its time embedding."""
-        return self.wan.condition_embedder.time_proj.weight.dtype
-
-    @property
     def pose_reads(self) -> str | None:
         """The rays of the ego camera, if there is a PoseInj to take them."""
         return "ego_rays" if self.pose_inj else None
@@ -104,7 +104,6 @@ class Generator(nn.Module):
             tokens = self.exo_tokens(exo, places, keep)
             return self.velocity(noisy, timestep_of(sigma), known, tokens)
 
-        check_given(given)
         of_clips = (noisy, sigma, self.known_channels(given), given.keep_exo)
         return by_views(run, (given.exo_latents, given.places), of_clips)
 
@@ -119,25 +118,22 @@ class Generator(nn.Module):
 
         Exo keys and values are computed once; guided clips pass Wan in one batch with themselves.
         """
-        check_given(given)
-        tokens = self.exo_tokens(given.exo_latents, given.places).to(self.compute_dtype)
-        null = self.exo_tokens.null.to(self.compute_dtype) if guided else None
-        times = 2 if guided else 1
+        times, dtype = 2 if guided else 1, wan_dtype(self.wan)
         known = repeat(self.known_channels(given), "b ... -> (times b) ...", times=times)
-
-        def velocity(latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor | None]:
-            noisy = repeat(latents, "b ... -> (times b) ...", times=times)
-            told = self.velocity(noisy, timestep.repeat(times), known, seen)
-            first, *second = told.split(len(latents))
-            return first, second[0] if second else None
-
+        tokens = self.exo_tokens(given.exo_latents, given.places).to(dtype)
+        null = self.exo_tokens.null.to(dtype) if guided else None
         # Wan does not read the tokens that it is given here, but for their type
         seen = repeat(tokens[:, :1], "b n d -> (times b) n d", times=times)
+
+        def velocity(noisy: Tensor, timestep: Tensor) -> Tensor:
+            return self.velocity(noisy, timestep, known, seen)
+
         with known_exo(self.wan, tokens, null):
-            yield velocity
+            yield with_null_in_batch(velocity, guided=guided)
 
     def known_channels(self, given: Given) -> Float[Tensor, "b k t h w"]:
         """All input channels after the noisy ones: mask, condition, and features of the rays."""
+        check_given(given)
         check_pose(given, self.pose_reads)
         channels = [with_mask(given.condition, first_frame_known=self.first_frame_known)]
         if self.pose_inj is not None and given.pose is not None:
@@ -153,13 +149,7 @@ class Generator(nn.Module):
         tokens: Float[Tensor, "b n d"],
     ) -> Float[Tensor, "b c t h w"]:
         """Wan's output in float32."""
-        (velocity,) = self.wan(
-            torch.cat([noisy, known], dim=1).to(self.compute_dtype),
-            timestep,
-            tokens.to(self.compute_dtype),
-            return_dict=False,
-        )
-        return velocity.float()
+        return wan_velocity(self.wan, torch.cat([noisy, known], dim=1), timestep, tokens)
 
 
 def build_generator(

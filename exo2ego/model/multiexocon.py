@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from exo2ego.model.wan import TRAINABLE_DTYPE
 from stores.errors import ShapeFault
-from stores.schema import LATENT_CHANNELS, PATCH
+from stores.schema import LATENT_CHANNELS, PATCH_3D
 
 
 class NoPositions(BaseModel):
@@ -60,13 +60,13 @@ class ExoTokens(nn.Module):
         settings: MultiExoConSettings = MultiExoConSettings(),  # noqa: B008 (frozen)
     ):
         super().__init__()
-        patch, width = (1, PATCH, PATCH), patch_embedding.out_channels
+        width = patch_embedding.out_channels
         place = {"device": patch_embedding.weight.device, "dtype": TRAINABLE_DTYPE}
         self.embed = nn.Conv3d(
             LATENT_CHANNELS,
             width,
-            kernel_size=patch,
-            stride=patch,
+            kernel_size=PATCH_3D,
+            stride=PATCH_3D,
             device="meta",
             dtype=TRAINABLE_DTYPE,
         ).to_empty(device=patch_embedding.weight.device)

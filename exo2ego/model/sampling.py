@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 import torch
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,6 +36,21 @@ class VideoGenerator(Protocol):
     def solving(self, given: Given, *, guided: bool) -> AbstractContextManager[Velocity]:
         """Velocities of one group's steps; what no step changes is computed once, on entering."""
         ...
+
+
+def with_null_in_batch(velocity: Callable[[Tensor, Tensor], Tensor], *, guided: bool) -> Velocity:
+    """Velocities of the clips and, if guided, of the same clips without exo videos: in one batch.
+
+    `velocity` is then asked for twice the clips, those without exo videos behind the others.
+    """
+    times = 2 if guided else 1
+
+    def both(latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor | None]:
+        noisy = repeat(latents, "b ... -> (times b) ...", times=times)
+        told, *null = velocity(noisy, timestep.repeat(times)).split(len(latents))
+        return told, null[0] if null else None
+
+    return both
 
 
 @torch.no_grad()

@@ -5,15 +5,22 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from jaxtyping import Float
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from exo2ego.model.pretrained import TINY, Component, WeightsFault, locate
 from exo2ego.model.seeding import initial_weights_from
-from exo2ego.model.wan_original import load_original, original_config, original_folder
+from exo2ego.model.wan_original import (
+    load_original,
+    original_config,
+    original_folder,
+    refuse_high_noise,
+    stays_in_float32,
+)
 from stores.schema import LATENT_CHANNELS, PATCH_3D, VAE_FRAME_STRIDE
 
 IN_CHANNELS = LATENT_CHANNELS + VAE_FRAME_STRIDE + LATENT_CHANNELS
@@ -85,8 +92,8 @@ def blank_wan(spec: str | None, dtype: torch.dtype) -> WanTransformer3DModel:
             wan = WanTransformer3DModel(in_channels=IN_CHANNELS, out_channels=LATENT_CHANNELS)
         else:
             wan = WanTransformer3DModel(**_shape(spec))
-    _keep_in_dtype(wan, dtype)
-    wan.condition_embedder.register_module("text_embedder", nn.Identity())
+    put_in_dtype(wan, dtype)
+    detach_text(wan)
     return wan.requires_grad_(False)
 
 
@@ -105,14 +112,36 @@ def wan_width(wan: WanTransformer3DModel) -> int:
     return wan.config["num_attention_heads"] * wan.config["attention_head_dim"]
 
 
+def wan_dtype(wan: WanTransformer3DModel) -> torch.dtype:
+    """Type of its arithmetic: of what it is given, latents and tokens alike.
+
+    Wan gives the tokens' type to its time embedding, too."""
+    return wan.proj_out.weight.dtype
+
+
+def wan_velocity(
+    wan: WanTransformer3DModel,
+    channels: Float[Tensor, "b k t h w"],
+    timestep: Float[Tensor, "..."],
+    tokens: Float[Tensor, "b n d"],
+) -> Float[Tensor, "b c t h w"]:
+    """Wan's output, in float32, for all its input channels and what it attends to."""
+    dtype = wan_dtype(wan)
+    (velocity,) = wan(channels.to(dtype), timestep, tokens.to(dtype), return_dict=False)
+    return velocity.float()
+
+
 def _published_wan(
     spec: str, device: str | torch.device, dtype: torch.dtype
 ) -> WanTransformer3DModel:
     """The low-noise expert of Wan2.2-I2V-A14B, on the device."""
     if (folder := original_folder(spec)) is not None:
-        _refuse_other_wan(Component(str(folder), None, original_config(folder)))
-        return load_original(folder, device, dtype)
-    _refuse_high_noise(Path(spec).expanduser())
+        config = original_config(folder)
+        _refuse_other_wan(Component(str(folder), None, config))
+        return load_original(folder, config, device, dtype)
+    given = Path(spec).expanduser()
+    if given.name == HIGH_NOISE and (given.parent / LOW_NOISE).is_dir():
+        refuse_high_noise(given, LOW_NOISE, f"{HIGH_NOISE}, beside a folder {LOW_NOISE}")
     found = locate(spec, LOW_NOISE, WanTransformer3DModel.__name__)
     _refuse_other_wan(found)
     try:
@@ -130,18 +159,6 @@ def _published_wan(
             got=str(cause).partition("\n")[0],
             fix="Fetch the folder again, with all its files.",
         ) from cause
-
-
-def _refuse_high_noise(folder: Path) -> None:
-    """Raises WeightsFault if a folder is one of two experts, and the wrong one."""
-    if folder.name == HIGH_NOISE and (folder.parent / LOW_NOISE).is_dir():
-        raise WeightsFault(
-            "This is the high-noise expert.",
-            where=folder,
-            expected=f"the low-noise expert, which lies in {LOW_NOISE} (paper 8.1.3)",
-            got=f"{HIGH_NOISE}, beside a folder {LOW_NOISE}",
-            fix=f"Give {folder.parent} or {folder.parent / LOW_NOISE}.",
-        )
 
 
 def _refuse_other_wan(found: Component) -> None:
@@ -173,15 +190,14 @@ def _tiny_wan(dtype: torch.dtype) -> WanTransformer3DModel:
     """A small transformer of the real class with the same random weights every time."""
     with initial_weights_from(torch.Generator().manual_seed(0)):
         wan = WanTransformer3DModel(**_TINY)
-    _keep_in_dtype(wan, dtype)
+    put_in_dtype(wan, dtype)
     return wan
 
 
-def _keep_in_dtype(wan: WanTransformer3DModel, dtype: torch.dtype) -> None:
+def put_in_dtype(wan: WanTransformer3DModel, dtype: torch.dtype) -> None:
     """Puts weights into a type as `from_pretrained` does: norms, tables and clock in float32."""
-    kept = set(wan._keep_in_fp32_modules or ())
     for name, parameter in wan.named_parameters():
-        if kept.isdisjoint(name.split(".")):
+        if not stays_in_float32(wan, name):
             parameter.data = parameter.data.to(dtype)
 
 

@@ -6,6 +6,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from exo2ego.model.wan import wan_dtype
 from stores.errors import UserFault
 
 
@@ -60,11 +61,10 @@ def spare_memory(
     change a bit.
     """
     if settings.base == "fp8":
-        compute = wan.proj_out.weight.dtype
         for name, parameter in wan.named_parameters():
             if ".lora_" in name:  # whose input diffusers no longer casts for it
-                parameter.data = parameter.data.to(compute)
-        wan.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=compute)
+                parameter.data = parameter.data.to(wan_dtype(wan))
+        _store_in_float8(wan)
     if settings.offload == "group":
         # leaf by leaf: exo keys and values are computed outside of their blocks
         wan.enable_group_offload(onload_device=torch.device(device), offload_type="leaf_level")
@@ -92,6 +92,8 @@ def spare_training_memory(wan: WanTransformer3DModel, settings: TrainingMemory) 
             got=f"{len(trains)} others, first {trains[0]}",
             fix="Use memory.base=full; memory.checkpointing=true spares activations all the same.",
         )
-    wan.enable_layerwise_casting(
-        storage_dtype=torch.float8_e4m3fn, compute_dtype=wan.proj_out.weight.dtype
-    )
+    _store_in_float8(wan)
+
+
+def _store_in_float8(wan: WanTransformer3DModel) -> None:
+    wan.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=wan_dtype(wan))

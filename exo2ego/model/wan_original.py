@@ -6,7 +6,7 @@ Tensors go from the files to their place one by one: beside the model, one of th
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import init_empty_weights
@@ -39,15 +39,9 @@ def original_config(folder: Path) -> dict[str, Any]:
     """The expert's configuration in diffusers' words. Raises WeightsFault for another model."""
     about = _read(folder / CONFIG_FILE)
     if folder.name == HIGH_NOISE:
-        raise WeightsFault(
-            "This is the high-noise expert.",
-            where=folder,
-            expected=f"the low-noise expert, which lies in {LOW_NOISE} (paper 8.1.3)",
-            got=HIGH_NOISE,
-            fix=f"Give {folder.parent} or {folder.parent / LOW_NOISE}.",
-        )
-    names = set(_places(folder))
-    if any(name.startswith("img_emb.") for name in names):
+        refuse_high_noise(folder, LOW_NOISE, HIGH_NOISE)
+    places = _places(folder)
+    if any(name.startswith("img_emb.") for name in places):
         raise WeightsFault(
             "This transformer is not of Wan2.2-I2V-A14B.",
             where=folder,
@@ -61,7 +55,7 @@ def original_config(folder: Path) -> dict[str, Any]:
         "attention_head_dim": about["dim"] // about["num_heads"],
         "in_channels": about["in_dim"],
         "out_channels": about["out_dim"],
-        "text_dim": _text_width(folder),
+        "text_dim": _text_width(folder, places),
         "freq_dim": about["freq_dim"],
         "ffn_dim": about["ffn_dim"],
         "num_layers": about["num_layers"],
@@ -69,22 +63,38 @@ def original_config(folder: Path) -> dict[str, Any]:
     }
 
 
+def refuse_high_noise(folder: Path, low_noise: str, got: str) -> NoReturn:
+    """Raises WeightsFault: that folder holds the wrong one of two experts, in either layout."""
+    raise WeightsFault(
+        "This is the high-noise expert.",
+        where=folder,
+        expected=f"the low-noise expert, which lies in {low_noise} (paper 8.1.3)",
+        got=got,
+        fix=f"Give {folder.parent} or {folder.parent / low_noise}.",
+    )
+
+
+def stays_in_float32(wan: WanTransformer3DModel, name: str) -> bool:
+    """Whether diffusers keeps the parameter of that name in float32, whatever the model's type."""
+    return not set(wan._keep_in_fp32_modules or ()).isdisjoint(name.split("."))
+
+
 def load_original(
-    folder: Path, device: str | torch.device, dtype: torch.dtype
+    folder: Path, config: dict[str, Any], device: str | torch.device, dtype: torch.dtype
 ) -> WanTransformer3DModel:
     """The expert of that folder on the device; its norms, tables and clock stay in float32.
 
-    Raises WeightsFault if files or tensors are missing, damaged, or too many.
+    `config` is its `original_config`. Raises WeightsFault if files or tensors are missing, damaged,
+    or too many.
     """
     with init_empty_weights(include_buffers=False):
-        wan = WanTransformer3DModel(**original_config(folder))
+        wan = WanTransformer3DModel(**config)
     shapes = {name: tuple(value.shape) for name, value in wan.named_parameters()}
     files = _files_by_name(folder, shapes)
-    kept = set(wan._keep_in_fp32_modules or ())
     for name, value in _tensors(files):
         if tuple(value.shape) != shapes[name]:
             raise _fault(folder, f"{name} of shape {shapes[name]}", tuple(value.shape))
-        own = dtype if kept.isdisjoint(name.split(".")) else torch.float32
+        own = torch.float32 if stays_in_float32(wan, name) else dtype
         # a copy: a tensor that is not converted would hold all of its file
         placed = value.to(device, own, copy=True)
         set_module_tensor_to_device(wan, name, device, value=placed, dtype=own)
@@ -140,8 +150,8 @@ def _tensors(files: dict[Path, dict[str, str]]) -> Iterator[tuple[str, Tensor]]:
             raise _fault(path, "a whole safetensors file", str(damaged)) from damaged
 
 
-def _text_width(folder: Path) -> int:
-    path = _places(folder).get(_TEXT)
+def _text_width(folder: Path, places: dict[str, Path]) -> int:
+    path = places.get(_TEXT)
     if path is None:
         raise _fault(folder, f"the tensor {_TEXT}", "none")
     try:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from exo2ego.training.audit_checks import check_metrics, check_order, check_states, check_weights
 from exo2ego.training.audit_report import Audit, CheckpointAudit, RunAudit
 from exo2ego.training.checkpoint import (
+    CHECKPOINTS,
     STATE,
     CheckpointState,
     checkpoints,
@@ -18,13 +20,12 @@ from exo2ego.training.experiment_file import experiment_names, load_experiment, 
 from exo2ego.training.experiment_listing import ExperimentDifferences, differences
 from exo2ego.training.first_frames import FIRST_FRAMES
 from exo2ego.training.history import read_starts
-from exo2ego.training.lineage import parent_folder
+from exo2ego.training.lineage import lineage
 from exo2ego.training.losses import read_metrics
 from stores.errors import UserFault
 from stores.progress import Track, silent
 from stores.reading import Store
 
-CHECKPOINTS = "checkpoints"
 ALIGN = "align"
 """What the provenance of predicted first frames calls the digest of the weights that made them."""
 
@@ -77,10 +78,8 @@ def run_of(checkpoint: Path) -> Path:
 
 def _parents(checkpoint: Path, found: _Found) -> Iterator[Path]:
     """The checkpoint that it goes on from, that one's, and so on; a missing one is a problem."""
-    folder: Path | None = checkpoint
     try:
-        while folder := parent_folder(folder, read_state(folder)):
-            yield folder
+        yield from islice(lineage(checkpoint), 1, None)
     except UserFault as fault:
         found.problems.append(_told(fault))
 

@@ -132,10 +132,8 @@ def build_multiexocon_stage(origin: Origin) -> Built:
 def build_poseinj_stage(origin: Origin) -> Built:
     """MultiExoCon's generator with its trained weights, and PoseInj before the first block."""
     experiment = cast(PoseInjExperiment, origin.experiment)
-    if origin.blank:
-        return _build_generator(origin, _poseinj_settings(experiment, _USUAL_PARENT))
-    if origin.merged_parent:
-        first = cast(MultiExoConExperiment, origin.merged_parent)
+    if origin.blank or origin.merged_parent:
+        first = cast(MultiExoConExperiment, origin.merged_parent or _USUAL_PARENT)
         return _build_generator(origin, _poseinj_settings(experiment, first))
     folder = _required_parent(origin.parent)
     state = read_state(folder)

@@ -28,6 +28,8 @@ from stores.errors import UserFault
 
 CHECKPOINT_FORMAT = 1
 """Version of the three files; a reader refuses another one."""
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints."""
 WEIGHTS, OPTIMISER, STATE = "weights.safetensors", "optimiser.safetensors", "state.json"
 
 
@@ -108,12 +110,12 @@ def write_checkpoint(
 
 def checkpoint_folder(run: Path, step: int) -> Path:
     """Where a run keeps the checkpoint of a step."""
-    return run / "checkpoints" / f"step-{step:08d}"
+    return run / CHECKPOINTS / f"step-{step:08d}"
 
 
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    return sorted((run / "checkpoints").glob("step-*"))
+    return sorted((run / CHECKPOINTS).glob("step-*"))
 
 
 def remove_old(run: Path, keep: int) -> None:

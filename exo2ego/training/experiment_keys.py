@@ -35,6 +35,15 @@ def keys_of_place(place: Sequence[int | str], tree: Any) -> Iterator[str]:
             tree = tree.get(part) if isinstance(tree, dict) else None
 
 
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of an experiment as plain JSON, by its dotted key."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
 def _flat(annotation: Any) -> Iterator[Any]:
     """The annotation, or the members of a union or Annotated, however deep."""
     yield annotation

@@ -12,6 +12,7 @@ from exo2ego.training.checkpoint import (
     find_checkpoint,
     read_state,
 )
+from exo2ego.training.experiment_keys import leaves
 from stores.reading import Store
 
 
@@ -42,6 +43,14 @@ class Source:
             wan_spec=found.wan_spec or (state.wan.spec if state.wan else None),
             first_frames=found.first_frames or state.first_frames,
         )
+
+
+def lineage(checkpoint: Path) -> Iterator[Path]:
+    """The checkpoint, the one that it started from, and so on; CheckpointFault if one lacks."""
+    folder: Path | None = checkpoint
+    while folder:
+        yield folder
+        folder = parent_folder(folder, read_state(folder))
 
 
 def parent_folder(folder: Path, state: CheckpointState) -> Path | None:
@@ -100,12 +109,4 @@ def _facts(state: CheckpointState) -> dict[str, Any]:
     facts: dict[str, Any] = {"stage": state.stage, "first_frames": state.first_frames}
     facts["parent"] = state.parent.weights_digest[:12] if state.parent else None
     facts["wan"] = state.wan.fingerprint[:12] if state.wan else None
-    return facts | dict(_leaves(state.experiment))
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    return facts | dict(leaves(state.experiment))

@@ -36,7 +36,7 @@ def count_pass(
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own | like_gpu.copies.keys():
+        if storage._cdata not in own and storage._cdata not in like_gpu.copies:
             kept[storage._cdata] = (storage, storage.nbytes())  # held: addresses are used again
         return tensor
 

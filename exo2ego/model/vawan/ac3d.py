@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from exo2ego.model.rays import RayEncoder
 from exo2ego.model.seeding import initial_weights_from
-from exo2ego.model.wan import TRAINABLE_DTYPE, wan_width
+from exo2ego.model.wan import TRAINABLE_DTYPE, wan_dtype, wan_width
 from stores.errors import ShapeFault, UserFault
 from stores.schema import PATCH_3D
 
@@ -145,7 +145,7 @@ def _add_side_blocks(
     One after the other, so that little memory is needed on the way.
     """
     sizes = wan_width(wan), settings.width, wan.config["attention_head_dim"], wan.config["eps"]
-    device, dtype = wan.device, wan.proj_out.weight.dtype
+    device, dtype = wan.device, wan_dtype(wan)
     side: SideBlock | None = None
     for block in wan.blocks:
         if side is None or not settings.shared:

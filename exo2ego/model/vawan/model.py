@@ -7,7 +7,6 @@ from typing import Literal, cast
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from einops import repeat
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -15,11 +14,16 @@ from torch import Tensor, nn
 from exo2ego.model.condition import with_mask
 from exo2ego.model.flow import timestep_of
 from exo2ego.model.given import Given, check_given, check_pose
-from exo2ego.model.sampling import Velocity
+from exo2ego.model.sampling import Velocity, with_null_in_batch
 from exo2ego.model.vawan import PoseForm, PoseSettings, build_pose
 from exo2ego.model.vawan.ac3d import Ac3dSettings
 from exo2ego.model.vawan.exo_channels import ChannelLayout, ExoEmbedding, exo_channels
-from exo2ego.model.wan import LoraSettings, add_self_attention_lora, wan_width
+from exo2ego.model.wan import (
+    LoraSettings,
+    add_self_attention_lora,
+    wan_velocity,
+    wan_width,
+)
 from stores.schema import LATENT_CHANNELS, PATCH
 
 Training = Literal["lora", "whole"]
@@ -88,20 +92,16 @@ class Vawan(nn.Module):
     @contextmanager
     def solving(self, given: Given, *, guided: bool) -> Iterator[Velocity]:
         """Velocities of one group's steps, and those with no exo videos if guided: one batch."""
-        clips, known, heard = len(given.condition), self.known_channels(given), self.heard(given)
-        times = 2 if guided else 1
+        known, heard = self.known_channels(given), self.heard(given)
         if guided:
-            nobody = torch.zeros(clips, dtype=torch.bool, device=given.condition.device)
+            nobody = torch.zeros(len(heard), dtype=torch.bool, device=heard.device)
             null = self.known_channels(replace(given, keep_exo=nobody))
             known, heard = torch.cat([known, null]), torch.cat([heard, heard])
 
-        def velocity(latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor | None]:
-            noisy = repeat(latents, "b ... -> (times b) ...", times=times)
-            told = self.velocity(noisy, timestep.repeat(times), known, heard)
-            first, *second = told.split(clips)
-            return first, second[0] if second else None
+        def velocity(noisy: Tensor, timestep: Tensor) -> Tensor:
+            return self.velocity(noisy, timestep, known, heard)
 
-        yield velocity
+        yield with_null_in_batch(velocity, guided=guided)
 
     def known_channels(self, given: Given) -> Float[Tensor, "b k t h w"]:
         """All input channels after the noisy ones: mask and condition if kept, exo videos."""
@@ -127,14 +127,11 @@ class Vawan(nn.Module):
         heard: Float[Tensor, "b n s"],
     ) -> Float[Tensor, "b c t h w"]:
         """Wan's output in float32."""
-        dtype = self.wan.proj_out.weight.dtype
         if self.pose is not None:
             frames, rows, columns = noisy.shape[2:]
             grid = (frames, rows // PATCH, columns // PATCH)
             timestep, heard = self.pose.told(heard, timestep, grid)
-        latents = torch.cat([noisy, known], dim=1).to(dtype)
-        (velocity,) = self.wan(latents, timestep, heard.to(dtype), return_dict=False)
-        return velocity.float()
+        return wan_velocity(self.wan, torch.cat([noisy, known], dim=1), timestep, heard)
 
 
 def build_vawan(

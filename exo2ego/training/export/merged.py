@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from exo2ego.model.wan import LOW_NOISE, detach_text, load_with_text
 from exo2ego.training.build import Origin, check_wan, frozen_dtype, put_weights, wan_fingerprint
-from exo2ego.training.checkpoint import CheckpointFault, CheckpointState, WanOrigin
+from exo2ego.training.checkpoint import WEIGHTS, CheckpointFault, CheckpointState, WanOrigin
 from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.export.trained import WAN, Trained
 from exo2ego.training.export.written import (
@@ -94,7 +94,7 @@ def _base(trained: Trained, wish: Wish) -> WanTransformer3DModel:
             where=trained.checkpoint,
             expected="a run that trained Wan",
             got=f"one of stage {state.stage}",
-            fix=f"Take {trained.checkpoint / 'weights.safetensors'} as it is.",
+            fix=f"Take {trained.checkpoint / WEIGHTS} as it is.",
         )
     spec = wish.wan_spec or state.wan.spec
     wan = load_with_text(spec, dtype=wish.dtype or frozen_dtype(trained.experiments[-1]))

@@ -18,7 +18,7 @@ from exo2ego.training.checkpoint import (
 )
 from exo2ego.training.experiment import Experiment
 from exo2ego.training.experiment_file import parse_experiment
-from exo2ego.training.lineage import parent_folder
+from exo2ego.training.lineage import lineage
 
 WAN = "wan."
 """What names of parameters inside Wan begin with."""
@@ -68,7 +68,7 @@ def read_trained(run: Path) -> Trained:
     Raises CheckpointFault if one of them is missing or was altered.
     """
     checkpoint = find_checkpoint(run)
-    folders = list(_lineage(checkpoint))[::-1]
+    folders = list(lineage(checkpoint))[::-1]
     states = [read_state(folder) for folder in folders]
     weights: dict[str, Tensor] = {}
     for folder in folders:
@@ -82,14 +82,6 @@ def read_trained(run: Path) -> Trained:
         for module in modules
     }
     return Trained(checkpoint, states, lora, weights)
-
-
-def _lineage(checkpoint: Path) -> Iterator[Path]:
-    """The checkpoint, its parent, and so on."""
-    folder: Path | None = checkpoint
-    while folder:
-        yield folder
-        folder = parent_folder(folder, read_state(folder))
 
 
 def _alpha(checkpoint: Path, states: list[CheckpointState]) -> float:
