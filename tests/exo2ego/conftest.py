@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 from exo2ego.geometry.clip_rays import CLIP_CAMERAS
+from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.vae import load_codec
 from exo2ego.training.experiment import Experiment
 from exo2ego.training.experiment_file import load_experiment
@@ -143,6 +146,29 @@ def tiny_experiment() -> Callable[..., Experiment]:
         return load_experiment(stage, [*small, *steps, *TINY[stage], *overrides])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_wan() -> Callable[..., WanTransformer3DModel]:
+    """Makes a small Wan of the real class with random weights, text projection and all."""
+
+    def make(**changes: int) -> WanTransformer3DModel:
+        sizes = {"num_attention_heads": 4, "attention_head_dim": 12, "ffn_dim": 64, "freq_dim": 20}
+        sizes |= {"in_channels": 36, "out_channels": 16, "text_dim": 32, "num_layers": 2}
+        with initial_weights_from(torch.Generator().manual_seed(4)):
+            return WanTransformer3DModel(**sizes | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def wan_256(
+    make_wan: Callable[..., WanTransformer3DModel], tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """Folder of one of width 256, in which norms and such do not weigh more than in the 14B."""
+    folder = tmp_path_factory.mktemp("wan")
+    make_wan(attention_head_dim=64, freq_dim=64, ffn_dim=692, num_layers=3).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,8 @@
 """Experiments: strict, with every number in one place, and faults that name the keys."""
 
 import tomllib
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -15,7 +13,7 @@ from exo2ego.training.experiment_file import (
     experiment_names,
     load_experiment,
 )
-from exo2ego.training.experiment_keys import known_keys
+from exo2ego.training.experiment_keys import known_keys, leaves
 
 STAGES = ("align", "multiexocon", "poseinj", "vawan")
 
@@ -29,14 +27,6 @@ def test_each_stage_has_a_default_experiment_with_the_papers_numbers(stage: str)
     assert (optimiser.betas, optimiser.clip_norm) == ((0.9, 0.95), 1.0)
     assert (optimiser.warmup_steps, optimiser.steps) == (200, 100_000)
     assert experiment.precision == "bf16"
-
-
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def default_of(kind: type[BaseModel], key: str) -> object:

@@ -1,7 +1,6 @@
 """What the shipped experiments are, key by key, and where two differ."""
 
 import tomllib
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,13 @@ from typer.testing import CliRunner
 
 from cli import app
 from exo2ego.training.experiment_file import experiment_names, load_experiment
-from exo2ego.training.experiment_keys import known_keys
+from exo2ego.training.experiment_keys import known_keys, leaves
 from exo2ego.training.experiment_listing import (
     NO_SUCH_KEY,
     differences,
     experiment_values,
     list_experiments,
 )
-
-
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def plain(value: object) -> object:

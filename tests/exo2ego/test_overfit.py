@@ -1,20 +1,19 @@
 """Every generator and variant learns: on one batch with fixed noise, its loss falls tenfold."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
-from exo2ego.model.seeding import initial_weights_from
-from exo2ego.model.wan import IN_CHANNELS
 from exo2ego.training.build import Origin, train_in_fp32, trained_parameters
 from exo2ego.training.checkpoint import CheckpointState, write_checkpoint
+from exo2ego.training.describe import blank_batch
 from exo2ego.training.experiment import Experiment
 from exo2ego.training.experiment_file import load_experiment
 from exo2ego.training.stages import STAGES, clip_generator
-from stores.schema import LATENT_CHANNELS, PATCH, ClipShape
+from stores.schema import ClipShape
 from stores.stream import ClipBatch
 
 STEPS, FALL, LR = 400, 10, 2e-3
@@ -42,41 +41,11 @@ CASES: dict[str, tuple[str, Sequence[str]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def wan(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Wan of the real class, of width 256 and two blocks, as a folder."""
-    with initial_weights_from(torch.Generator().manual_seed(0)):
-        model = WanTransformer3DModel(
-            patch_size=(1, PATCH, PATCH),
-            num_attention_heads=4,
-            attention_head_dim=64,
-            in_channels=IN_CHANNELS,
-            out_channels=LATENT_CHANNELS,
-            text_dim=32,
-            freq_dim=64,
-            ffn_dim=512,
-            num_layers=2,
-        )
-    folder = tmp_path_factory.mktemp("wan")
-    model.save_pretrained(folder / "transformer_2")
-    return str(folder)
-
-
 def random_batch(reads: Sequence[str]) -> ClipBatch:
     """Two clips of noise, with the arrays that a stage reads."""
-    g, sizes = torch.Generator().manual_seed(5), SHAPE.sizes() | {"b": 2, "pose": 12}
-    axes = {
-        "exo_latents": "b v c t h w",
-        "ego_latents": "b c t h w",
-        "first_frames/condition": "b c t h w",
-        "ego_rays": "b T 6 H W",
-        "ego_poses": "b T pose",
-    }
-    arrays = {
-        read: torch.randn([sizes[axis] for axis in axes[read].split()], generator=g)
-        for read in reads
-    }
-    return ClipBatch(["one", "two"], arrays, [(0, 1, 2)] * 2)
+    blank, g = blank_batch(reads, SHAPE, 2), torch.Generator().manual_seed(5)
+    arrays = {read: torch.randn(a.shape, generator=g) for read, a in blank.arrays.items()}
+    return replace(blank, arrays=arrays)
 
 
 def learned(experiment: Experiment, wan: str, parent: Path | None) -> list[float]:
@@ -99,10 +68,10 @@ def learned(experiment: Experiment, wan: str, parent: Path | None) -> list[float
 
 
 @pytest.fixture(scope="module")
-def parent(wan: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def parent(wan_256: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of multiexocon at its start, for poseinj to go on from."""
     experiment, run = load_experiment(*CASES["multiexocon"]), tmp_path_factory.mktemp("parent")
-    built = STAGES["multiexocon"].build(Origin(experiment, wan, None, "cpu"))
+    built = STAGES["multiexocon"].build(Origin(experiment, wan_256, None, "cpu"))
     state = CheckpointState(
         stage="multiexocon",
         step=0,
@@ -120,8 +89,8 @@ def parent(wan: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_batch_is_learned(name: str, wan: str, parent: Path) -> None:
+def test_one_batch_is_learned(name: str, wan_256: str, parent: Path) -> None:
     experiment = load_experiment(*CASES[name])
-    losses = learned(experiment, wan, parent if experiment.stage == "poseinj" else None)
+    losses = learned(experiment, wan_256, parent if experiment.stage == "poseinj" else None)
     print(f"{name}: {losses[0]:.3f} to {losses[-1]:.4f} in {len(losses)} steps")
     assert losses[-1] * FALL <= losses[0]

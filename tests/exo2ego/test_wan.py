@@ -50,19 +50,9 @@ def save_model(folder, wan):
 
 
 @pytest.fixture
-def published(tmp_path) -> WanTransformer3DModel:
+def published(make_wan, tmp_path) -> WanTransformer3DModel:
     """A small Wan saved under tmp_path as the low-noise expert, text projection and all."""
-    torch.manual_seed(4)
-    wan = WanTransformer3DModel(
-        num_attention_heads=4,
-        attention_head_dim=12,
-        in_channels=36,
-        out_channels=16,
-        text_dim=32,
-        freq_dim=20,
-        ffn_dim=64,
-        num_layers=1,
-    )
+    wan = make_wan(num_layers=1)
     save_model(tmp_path, wan)
     return wan
 

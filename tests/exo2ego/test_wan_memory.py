@@ -4,14 +4,13 @@ from typing import Literal
 
 import pytest
 import torch
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.generator import Generator, GeneratorSettings, build_generator
 from exo2ego.model.given import Given
 from exo2ego.model.poseinj.concat import ConcatSettings
 from exo2ego.model.sampling import sample
-from exo2ego.model.wan import IN_CHANNELS, LoraSettings, load_wan
+from exo2ego.model.wan import LoraSettings, load_wan
 from exo2ego.model.wan_memory import (
     MemoryFault,
     MemorySettings,
@@ -19,25 +18,6 @@ from exo2ego.model.wan_memory import (
     spare_memory,
     spare_training_memory,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Wan of width 256."""
-    torch.manual_seed(0)
-    wan = WanTransformer3DModel(
-        num_attention_heads=4,
-        attention_head_dim=64,
-        in_channels=IN_CHANNELS,
-        out_channels=16,
-        text_dim=32,
-        freq_dim=64,
-        ffn_dim=692,
-        num_layers=3,
-    )
-    path = tmp_path_factory.mktemp("wan")
-    wan.save_pretrained(path)
-    return str(path)
 
 
 def build(folder: str) -> Generator:
@@ -72,8 +52,8 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-def test_float8_halves_the_blocks_matrices_and_comes_near(folder: str) -> None:
-    plain, small = build(folder), with_settings(folder, "fp8", "none")
+def test_float8_halves_the_blocks_matrices_and_comes_near(wan_256: str) -> None:
+    plain, small = build(wan_256), with_settings(wan_256, "fp8", "none")
     types = {name: parameter.dtype for name, parameter in small.wan.named_parameters()}
     assert types["blocks.1.ffn.net.2.weight"] == torch.float8_e4m3fn
     assert types["blocks.1.attn1.to_q.base_layer.weight"] == torch.float8_e4m3fn
@@ -85,13 +65,13 @@ def test_float8_halves_the_blocks_matrices_and_comes_near(folder: str) -> None:
     assert 0 < off < 0.1
 
 
-def test_offloading_changes_no_bit(folder: str) -> None:
-    assert torch.equal(made(with_settings(folder, "full", "group")), made(build(folder)))
+def test_offloading_changes_no_bit(wan_256: str) -> None:
+    assert torch.equal(made(with_settings(wan_256, "full", "group")), made(build(wan_256)))
 
 
-def test_both_together_are_float8_alone(folder: str) -> None:
-    together = made(with_settings(folder, "fp8", "group"))
-    assert torch.equal(together, made(with_settings(folder, "fp8", "none")))
+def test_both_together_are_float8_alone(wan_256: str) -> None:
+    together = made(with_settings(wan_256, "fp8", "group"))
+    assert torch.equal(together, made(with_settings(wan_256, "fp8", "none")))
 
 
 def gradients(folder: str, memory: TrainingMemory, rounded: bool = False) -> torch.Tensor:
@@ -119,23 +99,23 @@ def gradients(folder: str, memory: TrainingMemory, rounded: bool = False) -> tor
     return torch.cat([p.grad.flatten() for p in generator.parameters() if p.grad is not None])
 
 
-def test_checkpointing_leaves_gradients_as_they_are(folder: str) -> None:
-    again = gradients(folder, TrainingMemory(checkpointing=True))
-    assert torch.equal(again, gradients(folder, TrainingMemory()))
+def test_checkpointing_leaves_gradients_as_they_are(wan_256: str) -> None:
+    again = gradients(wan_256, TrainingMemory(checkpointing=True))
+    assert torch.equal(again, gradients(wan_256, TrainingMemory()))
 
 
-def test_lora_learns_on_a_float8_base_as_on_the_same_weights_rounded(folder: str) -> None:
-    float8 = gradients(folder, TrainingMemory(checkpointing=True, base="fp8"))
-    rounded = gradients(folder, TrainingMemory(), rounded=True)
+def test_lora_learns_on_a_float8_base_as_on_the_same_weights_rounded(wan_256: str) -> None:
+    float8 = gradients(wan_256, TrainingMemory(checkpointing=True, base="fp8"))
+    rounded = gradients(wan_256, TrainingMemory(), rounded=True)
     off = relative(float8, rounded)
     print(f"float8: gradients {off:.4f} off those of the rounded weights")
     assert off < 0.03
 
 
 def test_float8_is_refused_where_more_than_lora_trains_and_without_checkpointing(
-    folder: str,
+    wan_256: str,
 ) -> None:
-    wan = load_wan(folder, dtype=torch.bfloat16)
+    wan = load_wan(wan_256, dtype=torch.bfloat16)
     settings = GeneratorSettings(lora=LoraSettings(rank=3, alpha=3))
     generator = build_generator(wan, settings, "multiexocon", torch.Generator().manual_seed(0))
     with pytest.raises(MemoryFault, match="attn2"):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,18 +56,8 @@ def renamed(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def wan() -> WanTransformer3DModel:
-    torch.manual_seed(4)
-    model = WanTransformer3DModel(
-        num_attention_heads=4,
-        attention_head_dim=12,
-        in_channels=36,
-        out_channels=16,
-        text_dim=32,
-        freq_dim=20,
-        ffn_dim=64,
-        num_layers=2,
-    )
+def wan(make_wan: Callable[..., WanTransformer3DModel]) -> WanTransformer3DModel:
+    model = make_wan()
     for parameter in model.parameters():
         parameter.data.normal_(generator=torch.Generator().manual_seed(1))
     return model
@@ -205,12 +196,11 @@ print((peak[0] - before) * 1024 / held)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("layout", ["original", "diffusers"])
-def test_loading_fp32_files_into_bf16_never_holds_them_whole(tmp_path: Path, layout: str) -> None:
+def test_loading_fp32_files_into_bf16_never_holds_them_whole(
+    make_wan: Callable[..., WanTransformer3DModel], tmp_path: Path, layout: str
+) -> None:
     """Four hundred MB on disk; holding all of it beside the model would be three times that."""
-    shape = {"num_attention_heads": 4, "attention_head_dim": 128, "ffn_dim": 6144}
-    model = WanTransformer3DModel(
-        **shape, in_channels=36, text_dim=64, freq_dim=20, num_layers=12
-    ).eval()
+    model = make_wan(attention_head_dim=128, ffn_dim=6144, text_dim=64, num_layers=12)
     if layout == "diffusers":
         model.save_pretrained(tmp_path / "transformer_2", max_shard_size="40MB")
     else:
