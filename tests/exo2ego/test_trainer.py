@@ -20,8 +20,10 @@ from exo2ego.training.checkpoint import (
 )
 from exo2ego.training.experiment import Experiment, OptimiserSettings
 from exo2ego.training.losses import METRICS, StepMetrics, read_metrics
+from exo2ego.training.optimiser import learning_rate
 from exo2ego.training.stages import load_model
-from exo2ego.training.trainer import TrainingFault, learning_rate, train
+from exo2ego.training.step import TrainingFault
+from exo2ego.training.trainer import train
 from stores.errors import StoreFault
 from stores.progress import Item, Track
 from stores.reading import Store
