@@ -356,8 +356,13 @@ def train(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train one stage from the store: EgoExo-Align, MultiExoCon, then PoseInj; or VAWAN."""
+    """Train one stage from the store: EgoExo-Align, MultiExoCon, then PoseInj; or VAWAN.
+
+    A signal ends the step and writes a checkpoint from which --resume goes on: the exit code is
+    130 after Ctrl-C, and 75 (run me again) after SIGTERM or SIGUSR1. A second signal kills.
+    """
     from exo2ego.training.experiment_file import load_experiment
+    from exo2ego.training.interrupt import exit_code
     from exo2ego.training.trainer import train as run_stage
 
     report = run_stage(
@@ -374,6 +379,9 @@ def train(
         track=drawn,
     )
     tell(report, as_json=as_json)
+    if code := exit_code(report.stopped_by):
+        typer.secho("Stopped. Run the same with --resume to go on.", err=True)
+        raise typer.Exit(code)
 
 
 @app.command()

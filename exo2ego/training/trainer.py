@@ -8,7 +8,7 @@ from pathlib import Path
 from exo2ego.training.checkpoint import checkpoints, read_state
 from exo2ego.training.experiment import Experiment
 from exo2ego.training.history import note_start
-from exo2ego.training.interrupt import stop_request
+from exo2ego.training.interrupt import StopRequest, stop_request
 from exo2ego.training.lineage import Source
 from exo2ego.training.losses import METRICS, append_metrics, read_metrics, truncate_metrics
 from exo2ego.training.run import Run, go_on, open_run, save_run
@@ -26,6 +26,8 @@ class TrainReport:
     """Steps that the run has done in all."""
     finished: bool
     """False if a signal stopped it before its last step."""
+    stopped_by: str | None
+    """SIGINT, SIGTERM or SIGUSR1, if one of them did."""
     final_loss: float
     losses: Path
     checkpoint: Path
@@ -52,8 +54,8 @@ def train(
 
     `first_frames` (a digest's beginning) chooses among several of Align's predictions. With
     `resume` the run goes on from its newest checkpoint (or starts, if there is none yet), and
-    its losses and weights are those of a run that was never stopped. Ctrl-C and SIGTERM end the
-    current step, write a checkpoint and return; a second signal kills. Raises a UserFault for
+    its losses and weights are those of a run that was never stopped. Ctrl-C, SIGTERM and SIGUSR1
+    end the current step, write a checkpoint and return; a second signal kills. Raises UserFault for
     another store, experiment, stage or Wan than the run's, and TrainingFault for NaN.
     """
     began = time.perf_counter()
@@ -71,12 +73,12 @@ def train(
     with stop_request() as stop, closing(run.stream):
         for step in track(range(first, last), total=last - first, what=stage, unit="steps"):
             append_metrics(out, take_step(run, step, next(run.stream)))
-            done, stopping = step + 1, stop.is_set()
+            done, stopping = step + 1, stop.by is not None
             if stopping or done == last or done % experiment.checkpoint_every == 0:
                 save_run(run, done)
             if stopping:
                 break
-    return _report(run, first, time.perf_counter() - began)
+    return _report(run, first, stop, time.perf_counter() - began)
 
 
 def _check_start(stage: str, experiment: Experiment, out: Path, *, resume: bool) -> None:
@@ -99,14 +101,16 @@ def _check_start(stage: str, experiment: Experiment, out: Path, *, resume: bool)
         )
 
 
-def _report(run: Run, first: int, seconds: float) -> TrainReport:
+def _report(run: Run, first: int, stop: StopRequest, seconds: float) -> TrainReport:
     lines = read_metrics(run.out)
     done = lines[-1].step
+    finished = done == run.experiment.optimiser.steps
     clips = (done - first) * run.experiment.batch.global_batch
     return TrainReport(
         stage=run.stage.name,
         steps=done,
-        finished=done == run.experiment.optimiser.steps,
+        finished=finished,
+        stopped_by=stop.by.name if stop.by and not finished else None,
         final_loss=lines[-1].loss,
         losses=run.out / METRICS,
         checkpoint=checkpoints(run.out)[-1],

@@ -19,6 +19,7 @@ from exo2ego.training.checkpoint import (
     read_weights,
 )
 from exo2ego.training.experiment import Experiment, OptimiserSettings
+from exo2ego.training.interrupt import EXIT_CODES
 from exo2ego.training.losses import METRICS, StepMetrics, read_metrics
 from exo2ego.training.optimiser import learning_rate
 from exo2ego.training.stages import load_model
@@ -93,7 +94,7 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(
     assert final_weights(out) == final_weights(runs[stage])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_ends_the_step_with_a_checkpoint_from_which_it_goes_on(
     number: signal.Signals,
     store: Store,
@@ -101,14 +102,14 @@ def test_a_signal_ends_the_step_with_a_checkpoint_from_which_it_goes_on(
     tiny_experiment: MakeExperiment,
     tmp_path: Path,
 ):
-    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    handlers = [signal.getsignal(one) for one in EXIT_CODES]
     stop = before_step(0, lambda: signal.raise_signal(number))
     report = train("align", store, tmp_path, tiny_experiment("align"), track=stop)
-    assert (report.steps, report.finished) == (1, False)
+    assert (report.steps, report.finished, report.stopped_by) == (1, False, number.name)
     assert read_state(report.checkpoint).step == 1
-    assert handlers == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+    assert handlers == [signal.getsignal(one) for one in EXIT_CODES]
     report = train("align", store, tmp_path, tiny_experiment("align"), resume=True)
-    assert report.finished
+    assert (report.finished, report.stopped_by) == (True, None)
     assert exact(tmp_path) == exact(runs["align"])
     assert final_weights(tmp_path) == final_weights(runs["align"])
 
