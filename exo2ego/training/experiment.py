@@ -19,6 +19,7 @@ from exo2ego.model.poseinj.concat import ConcatSettings
 from exo2ego.model.vawan.model import VawanSettings
 from exo2ego.model.wan import LoraSettings
 from exo2ego.model.wan_memory import TrainingMemory
+from exo2ego.training.nan_guard import NanSettings
 
 
 class Settings(BaseModel):
@@ -97,6 +98,9 @@ class Experiment(Settings):
     )
     keep_checkpoints: int = Field(
         default=2, ge=1, description="newest checkpoints that stay on disk"
+    )
+    nan: NanSettings = Field(
+        default=NanSettings(), description="steps whose loss or gradient is not a number"
     )
     optimiser: OptimiserSettings = Field(default=OptimiserSettings(), description="AdamW, schedule")
     batch: BatchSettings = Field(description="clips a step")

@@ -11,8 +11,9 @@ from exo2ego.training.history import note_start
 from exo2ego.training.interrupt import StopRequest, stop_request
 from exo2ego.training.lineage import Source
 from exo2ego.training.losses import METRICS, append_metrics, read_metrics, truncate_metrics
+from exo2ego.training.nan_guard import TrainingFault, truncate_skipped
 from exo2ego.training.run import Run, go_on, open_run, save_run
-from exo2ego.training.step import TrainingFault, take_step
+from exo2ego.training.step import take_step
 from stores.progress import Track, silent
 from stores.reading import Store
 
@@ -28,7 +29,10 @@ class TrainReport:
     """False if a signal stopped it before its last step."""
     stopped_by: str | None
     """SIGINT, SIGTERM or SIGUSR1, if one of them did."""
-    final_loss: float
+    final_loss: float | None
+    """None if the last step was skipped."""
+    steps_skipped: int
+    """Of the whole run: their loss or gradient was not a number."""
     losses: Path
     checkpoint: Path
     seconds: float
@@ -55,8 +59,8 @@ def train(
     `first_frames` (a digest's beginning) chooses among several of Align's predictions. With
     `resume` the run goes on from its newest checkpoint (or starts, if there is none yet), and
     its losses and weights are those of a run that was never stopped. Ctrl-C, SIGTERM and SIGUSR1
-    end the current step, write a checkpoint and return; a second signal kills. Raises UserFault for
-    another store, experiment, stage or Wan than the run's, and TrainingFault for NaN.
+    end the step, write a checkpoint and return; a second signal kills. Raises a UserFault for
+    another store, experiment, stage or Wan than the run's, and TrainingFault for too many NaN.
     """
     began = time.perf_counter()
     _check_start(stage, experiment, out, resume=resume)
@@ -68,11 +72,15 @@ def train(
         go_on(run, newest, before, allow_other_store=allow_other_store)
     first, last = run.state.step, experiment.optimiser.steps
     truncate_metrics(out, first)
+    truncate_skipped(out, first)
     if first < last:
         note_start(out, run.state, device)
     with stop_request() as stop, closing(run.stream):
         for step in track(range(first, last), total=last - first, what=stage, unit="steps"):
-            append_metrics(out, take_step(run, step, next(run.stream)))
+            asked = time.perf_counter()
+            batch = next(run.stream)
+            waited = time.perf_counter() - asked
+            append_metrics(out, take_step(run, step, batch, data_wait_s=waited))
             done, stopping = step + 1, stop.by is not None
             if stopping or done == last or done % experiment.checkpoint_every == 0:
                 save_run(run, done)
@@ -112,6 +120,7 @@ def _report(run: Run, first: int, stop: StopRequest, seconds: float) -> TrainRep
         finished=finished,
         stopped_by=stop.by.name if stop.by and not finished else None,
         final_loss=lines[-1].loss,
+        steps_skipped=sum(line.is_skipped for line in lines),
         losses=run.out / METRICS,
         checkpoint=checkpoints(run.out)[-1],
         seconds=seconds,

@@ -21,9 +21,9 @@ from exo2ego.training.checkpoint import (
 from exo2ego.training.experiment import Experiment, OptimiserSettings
 from exo2ego.training.interrupt import EXIT_CODES
 from exo2ego.training.losses import METRICS, StepMetrics, read_metrics
+from exo2ego.training.nan_guard import TrainingFault
 from exo2ego.training.optimiser import learning_rate
 from exo2ego.training.stages import load_model
-from exo2ego.training.step import TrainingFault
 from exo2ego.training.trainer import train
 from stores.errors import StoreFault
 from stores.progress import Item, Track
@@ -240,15 +240,6 @@ def test_the_generator_does_not_train_without_first_frames(
     with pytest.raises(StoreFault, match="encode-first-frames"):
         experiment = tiny_experiment("multiexocon")
         train("multiexocon", store, tmp_path, experiment, wan_spec="tiny")
-
-
-def test_a_loss_that_is_not_a_number_names_the_clips_and_keeps_the_weights(
-    store: Store, tiny_experiment: MakeExperiment, tmp_path: Path
-):
-    wild = tiny_experiment("align", "optimiser.lr=1e36", "optimiser.warmup_steps=0")
-    with pytest.raises(TrainingFault, match=r"clips .*cmu_bike01_1-f0000"):
-        train("align", store, tmp_path, wild)
-    assert all(math.isfinite(line.loss) for line in read_metrics(tmp_path))
 
 
 def test_bf16_trains(framed_store: Store, tiny_experiment: MakeExperiment, tmp_path: Path):
