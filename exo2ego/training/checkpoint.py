@@ -118,10 +118,11 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((run / CHECKPOINTS).glob("step-*"))
 
 
-def remove_old(run: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints."""
+def remove_old(run: Path, keep: int, best: Path | None = None) -> None:
+    """Removes all but the newest `keep` checkpoints and the best one."""
     for folder in checkpoints(run)[:-keep]:
-        shutil.rmtree(folder)
+        if folder != best:
+            shutil.rmtree(folder)
 
 
 def find_checkpoint(path: Path) -> Path:

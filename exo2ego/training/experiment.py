@@ -19,6 +19,7 @@ from exo2ego.model.poseinj.concat import ConcatSettings
 from exo2ego.model.vawan.model import VawanSettings
 from exo2ego.model.wan import LoraSettings
 from exo2ego.model.wan_memory import TrainingMemory
+from exo2ego.training.held_out import HeldOutSettings, NoisyHeldOutSettings
 from exo2ego.training.nan_guard import NanSettings
 
 
@@ -99,6 +100,12 @@ class Experiment(Settings):
     keep_checkpoints: int = Field(
         default=2, ge=1, description="newest checkpoints that stay on disk"
     )
+    keep_best: bool = Field(
+        default=True, description="whether the one of lowest held-out loss stays, too. Choice"
+    )
+    held_out: HeldOutSettings = Field(
+        default=HeldOutSettings(), description="the loss of clips that are not trained on"
+    )
     nan: NanSettings = Field(
         default=NanSettings(), description="steps whose loss or gradient is not a number"
     )
@@ -137,7 +144,9 @@ class DiffusionExperiment(Experiment):
         default=ConditionSettings(),
         description="Wan's image condition: its first frame, and what follows it",
     )
-
+    held_out: NoisyHeldOutSettings = Field(
+        default=NoisyHeldOutSettings(), description="the loss of clips that are not trained on"
+    )
     memory: TrainingMemory = Field(
         default=TrainingMemory(), description="what is kept in full. Choice: the paper had room"
     )

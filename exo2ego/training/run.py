@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from exo2ego.model.wan_memory import spare_training_memory
+from exo2ego.training.best import note_best
 from exo2ego.training.build import (
     Origin,
     parent_of,
@@ -101,10 +102,16 @@ def go_on(run: Run, folder: Path, before: CheckpointState, *, allow_other_store:
     run.state = run.state.model_copy(update={"step": before.step})
 
 
-def save_run(run: Run, step: int) -> None:
-    """Writes the checkpoint of `step` and removes those that are too old."""
+def save_run(run: Run, step: int) -> Path:
+    """Writes the checkpoint of `step` and removes those that are too old; returns its folder."""
     state = run.state.model_copy(update={"step": step, "stream": run.stream.state_dict()})
     slots = optimiser_tensors(run.optimiser, list(run.parameters))
     weights = {name: parameter.detach() for name, parameter in run.parameters.items()}
-    write_checkpoint(run.out, state, weights, slots)
-    remove_old(run.out, run.experiment.keep_checkpoints)
+    folder = write_checkpoint(run.out, state, weights, slots)
+    remove_old(run.out, run.experiment.keep_checkpoints, keep_best(run))
+    return folder
+
+
+def keep_best(run: Run) -> Path | None:
+    """Notes which checkpoint is the best one and returns its folder; None if none is kept."""
+    return note_best(run.out) if run.experiment.keep_best else None

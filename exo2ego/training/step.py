@@ -23,7 +23,7 @@ def take_step(run: Run, step: int, batch: ClipBatch, *, data_wait_s: float) -> S
     clips, loss, wrong = len(batch.clip_ids), 0.0, []
     size = run.experiment.batch.micro_batch
     for start in range(0, clips, size):
-        part = _part(batch, slice(start, start + size), run.device)
+        part = part_of(batch, slice(start, start + size), run.device)
         losses = _micro_losses(run, step, part)
         share = losses.sum() / clips
         share.backward()
@@ -61,7 +61,7 @@ def _micro_losses(run: Run, step: int, batch: ClipBatch) -> Float[Tensor, " b"]:
         return run.stage.losses(run.model, batch, generators, run.experiment)
 
 
-def _part(batch: ClipBatch, part: slice, device: str) -> ClipBatch:
+def part_of(batch: ClipBatch, part: slice, device: str) -> ClipBatch:
     """Some clips of a batch, on the device."""
     arrays = {
         name: value[part].to(device, non_blocking=True) for name, value in batch.arrays.items()

@@ -1,19 +1,29 @@
 """The training loop, one for all stages: exact, resumable, stopped cleanly by a signal."""
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from exo2ego.training.checkpoint import checkpoints, read_state
 from exo2ego.training.experiment import Experiment
+from exo2ego.training.held_out import SPLIT, truncate_held_out
 from exo2ego.training.history import note_start
 from exo2ego.training.interrupt import StopRequest, stop_request
 from exo2ego.training.lineage import Source
-from exo2ego.training.losses import METRICS, append_metrics, read_metrics, truncate_metrics
+from exo2ego.training.losses import (
+    METRICS,
+    StepMetrics,
+    append_metrics,
+    read_metrics,
+    truncate_metrics,
+)
+from exo2ego.training.measure import open_held_out
 from exo2ego.training.nan_guard import TrainingFault, truncate_skipped
-from exo2ego.training.run import Run, go_on, open_run, save_run
+from exo2ego.training.run import Run, go_on, keep_best, open_run, save_run
 from exo2ego.training.step import take_step
+from exo2ego.training.watching import Watcher, Watchers
 from stores.progress import Track, silent
 from stores.reading import Store
 
@@ -38,6 +48,8 @@ class TrainReport:
     seconds: float
     clips_per_second: float
     """Of this call alone, checkpoints included."""
+    notes: list[str]
+    """What was left out."""
 
 
 def train(
@@ -53,6 +65,7 @@ def train(
     allow_other_store: bool = False,
     device: str = "cpu",
     track: Track = silent,
+    watchers: Sequence[Watcher] = (),
 ) -> TrainReport:
     """Trains `stage` on the store's train split into the folder `out`, up to the last step.
 
@@ -67,26 +80,61 @@ def train(
     newest = checkpoints(out)[-1] if checkpoints(out) else None
     before = read_state(newest) if newest else None
     source = Source(store, wan_spec, parent, first_frames).completed(newest, before)
-    run = open_run(source, out, experiment, device, allow_other_store=allow_other_store)
-    if newest and before:
-        go_on(run, newest, before, allow_other_store=allow_other_store)
-    first, last = run.state.step, experiment.optimiser.steps
-    truncate_metrics(out, first)
-    truncate_skipped(out, first)
-    if first < last:
-        note_start(out, run.state, device)
-    with stop_request() as stop, closing(run.stream):
-        for step in track(range(first, last), total=last - first, what=stage, unit="steps"):
-            asked = time.perf_counter()
-            batch = next(run.stream)
-            waited = time.perf_counter() - asked
-            append_metrics(out, take_step(run, step, batch, data_wait_s=waited))
+    watch = Watchers(*watchers)
+    with stop_request() as stop:
+        run = open_run(source, out, experiment, device, allow_other_store=allow_other_store)
+        if newest and before:
+            go_on(run, newest, before, allow_other_store=allow_other_store)
+        first = run.state.step
+        _cut_back(out, first)
+        if first < experiment.optimiser.steps:
+            note_start(out, run.state, device)
+        with closing(run.stream):
+            _run_steps(run, stop, watch, track)
+    return _report(run, first, stop, watch.notes, time.perf_counter() - began)
+
+
+def _run_steps(run: Run, stop: StopRequest, watch: Watcher, track: Track) -> None:
+    """All steps that are left, or those up to a signal."""
+    experiment, first, last = run.experiment, run.state.step, run.experiment.optimiser.steps
+    held_out = open_held_out(run)
+    watch.begin(run.out, first, last)
+    if experiment.held_out.every and not held_out:
+        watch.note(f"The store has no clip of split {SPLIT}: there is no held-out loss.")
+    try:
+        if held_out and held_out.was_missed(first):
+            watch.held_out(held_out.note(first))
+            keep_best(run)
+        steps = range(first, last)
+        for step in track(steps, total=len(steps), what=run.stage.name, unit="steps"):
+            metrics = _next_step(run, step)
+            append_metrics(run.out, metrics)
+            watch.step(metrics)
             done, stopping = step + 1, stop.by is not None
+            if held_out and held_out.is_due(done) and not stopping:
+                watch.held_out(held_out.note(done))
             if stopping or done == last or done % experiment.checkpoint_every == 0:
-                save_run(run, done)
+                watch.saved(save_run(run, done), done)
             if stopping:
                 break
-    return _report(run, first, stop, time.perf_counter() - began)
+    finally:
+        watch.end()
+        if held_out:
+            held_out.stream.close()
+
+
+def _next_step(run: Run, step: int) -> StepMetrics:
+    """One step on the next batch, and how long that was waited for."""
+    asked = time.perf_counter()
+    batch = next(run.stream)
+    return take_step(run, step, batch, data_wait_s=time.perf_counter() - asked)
+
+
+def _cut_back(out: Path, step: int) -> None:
+    """Drops the lines of steps that will be done again."""
+    truncate_metrics(out, step)
+    truncate_skipped(out, step)
+    truncate_held_out(out, step)
 
 
 def _check_start(stage: str, experiment: Experiment, out: Path, *, resume: bool) -> None:
@@ -109,7 +157,9 @@ def _check_start(stage: str, experiment: Experiment, out: Path, *, resume: bool)
         )
 
 
-def _report(run: Run, first: int, stop: StopRequest, seconds: float) -> TrainReport:
+def _report(
+    run: Run, first: int, stop: StopRequest, notes: list[str], seconds: float
+) -> TrainReport:
     lines = read_metrics(run.out)
     done = lines[-1].step
     finished = done == run.experiment.optimiser.steps
@@ -125,4 +175,5 @@ def _report(run: Run, first: int, stop: StopRequest, seconds: float) -> TrainRep
         checkpoint=checkpoints(run.out)[-1],
         seconds=seconds,
         clips_per_second=clips / seconds,
+        notes=notes,
     )

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.vae import load_codec
 from exo2ego.training.experiment import Experiment
 from exo2ego.training.experiment_file import load_experiment
-from exo2ego.training.first_frame_sources import Predicted
+from exo2ego.training.first_frame_sources import Predicted, frame_maker, frame_source
 from exo2ego.training.first_frames import encode_first_frames
 from exo2ego.training.trainer import train
 from stores.index import CameraRow, ClipRecipe, ClipRow
@@ -109,14 +110,15 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         path = tmp_path_factory.mktemp("store") / "tiny.store"
         create_store(path, StoreRecipe(clips=RECIPE, vae=vae), clips_per_shard=4)
         stored = []
-        for shard, split in enumerate(("train", "test")):
+        for shard, split in enumerate(("train", "test", "val")):
             own = [clip for clip in clips if clip.split == split]
             rows = [random_arrays(clip, seed + 100 * shard + n) for n, clip in enumerate(own)]
             kept = [name for name, spec in ARRAYS.items() if split == "test" or spec.every_clip]
             for first in range(0, len(own), 4):
                 part = slice(first, first + 4)
                 arrays = {name: [row[name] for row in rows[part]] for name in kept}
-                done = write_shard(path, 2 * first // 4 + shard, own[part], arrays)
+                number = 2 * first // 4 + shard if split != "val" else 100 + first // 4
+                done = write_shard(path, number, own[part], arrays)
                 stored += stored_clips(done, {clip.clip_id: clip for clip in own}, 4)
         commit(path, stored, command="test", index_digest="0" * 64)
         return path
@@ -134,6 +136,18 @@ def store_path(make_store: Callable[..., Path], clip_rows: list[ClipRow]) -> Pat
 def store(store_path: Path) -> Store:
     """The same, open."""
     return open_store(store_path, derive=CLIP_CAMERAS)
+
+
+@pytest.fixture(scope="session")
+def watched_store(make_store: Callable[..., Path], clip_rows: list[ClipRow]) -> Store:
+    """One with three clips of the val split, too, and with first frames out of the truth."""
+    val = [
+        replace(clip_rows[0], clip_id=f"nus_cpr_1-f{n:06d}", take_name="nus_cpr_1", split="val")
+        for n in range(3)
+    ]
+    opened = open_store(make_store([*clip_rows, *val]), derive=CLIP_CAMERAS)
+    encode_first_frames(opened, frame_maker(frame_source("ground-truth", 0), None), vae_spec="tiny")
+    return opened
 
 
 @pytest.fixture(scope="session")

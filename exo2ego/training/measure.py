@@ -1,0 +1,96 @@
+"""Measures a run's held-out loss: nothing is drawn, nothing is learned, the model trains on."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from exo2ego.training.experiment import DiffusionExperiment
+from exo2ego.training.first_frames import FIRST_FRAMES
+from exo2ego.training.held_out import (
+    SPLIT,
+    HeldOutLoss,
+    append_held_out,
+    evenly,
+    held_out_loss,
+    read_held_out,
+)
+from exo2ego.training.run import Run
+from exo2ego.training.stages import arithmetic
+from exo2ego.training.step import part_of
+from stores.stream import ClipBatch, ClipStream
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Clips that are not trained on, ready to be measured."""
+
+    run: Run
+    stream: ClipStream
+
+    def is_due(self, step: int) -> bool:
+        """Whether it is to be measured after so many steps; after the last one in any case."""
+        experiment = self.run.experiment
+        return step % experiment.held_out.every == 0 or step == experiment.optimiser.steps
+
+    def was_missed(self, step: int) -> bool:
+        """Whether a signal stopped the run after a step before it could be measured."""
+        measured = {line.step for line in read_held_out(self.run.out)}
+        return step > 0 and self.is_due(step) and step not in measured
+
+    def note(self, step: int) -> HeldOutLoss:
+        """Measures, adds the line to the run's held_out.jsonl and returns it."""
+        line = self.measure(step)
+        append_held_out(self.run.out, line)
+        return line
+
+    def measure(self, step: int) -> HeldOutLoss:
+        """The loss of the model as it is; it is in training mode afterwards."""
+        began = time.perf_counter()
+        parts: dict[float | None, list[Float[Tensor, " b"]]] = {}
+        self.run.model.eval()
+        with torch.no_grad():
+            for batch in self._batches():
+                for sigma in _levels(self.run):
+                    parts.setdefault(sigma, []).append(self._losses(batch, sigma))
+        self.run.model.train()
+        losses = {sigma: torch.cat(of).double().cpu() for sigma, of in parts.items()}
+        return held_out_loss(step, losses, began)
+
+    def _batches(self) -> Iterator[ClipBatch]:
+        size, clip_ids = self.run.experiment.batch.micro_batch, self.stream.clip_ids
+        for first in range(0, len(clip_ids), size):
+            batch = self.stream.batch_of(clip_ids[first : first + size])
+            yield part_of(batch, slice(None), self.run.device)
+
+    def _losses(self, batch: ClipBatch, sigma: float | None) -> Float[Tensor, " b"]:
+        run = self.run
+        with arithmetic(run.experiment.precision, run.device):
+            return run.stage.held_out(run.model, batch, sigma, run.experiment)
+
+
+def open_held_out(run: Run) -> HeldOut | None:
+    """The run's held-out clips; None if its store has none, or its experiment wants none."""
+    settings, store = run.experiment.held_out, run.stream.store
+    clip_ids = evenly(store.select(split=SPLIT), settings.clips)
+    if not (settings.every and clip_ids):
+        return None
+    frames = run.state.first_frames
+    stream = ClipStream(
+        store,
+        run.stage.reads(run.experiment),
+        batch_size=run.experiment.batch.micro_batch,
+        seed=run.experiment.seed,
+        clip_ids=clip_ids,
+        derived={FIRST_FRAMES: frames} if frames else {},
+    )
+    return HeldOut(run, stream)
+
+
+def _levels(run: Run) -> tuple[float | None, ...]:
+    """Noise levels; None for a stage without noise."""
+    experiment = run.experiment
+    return experiment.held_out.sigmas if isinstance(experiment, DiffusionExperiment) else (None,)
