@@ -24,6 +24,7 @@ from exo2ego.training.nan_guard import TrainingFault, truncate_skipped
 from exo2ego.training.run import Run, go_on, keep_best, open_run, save_run
 from exo2ego.training.step import take_step
 from exo2ego.training.watching import Watcher, Watchers
+from stores.lock import write_lock
 from stores.progress import Track, silent
 from stores.reading import Store
 
@@ -73,15 +74,17 @@ def train(
     `resume` the run goes on from its newest checkpoint (or starts, if there is none yet), and
     its losses and weights are those of a run that was never stopped. Ctrl-C, SIGTERM and SIGUSR1
     end the step, write a checkpoint and return; a second signal kills. Raises a UserFault for
-    another store, experiment, stage or Wan than the run's, and TrainingFault for too many NaN.
+    another store, experiment, stage or Wan than the run's, StoreFault if
+    another process trains into `out`, and TrainingFault for too many NaN.
     """
     began = time.perf_counter()
-    _check_start(stage, experiment, out, resume=resume)
-    newest = checkpoints(out)[-1] if checkpoints(out) else None
-    before = read_state(newest) if newest else None
-    source = Source(store, wan_spec, parent, first_frames).completed(newest, before)
+    _check_stage(stage, experiment)
     watch = Watchers(*watchers)
-    with stop_request() as stop:
+    with write_lock(out, "run"), stop_request() as stop:
+        _check_folder(out, resume=resume)
+        newest = checkpoints(out)[-1] if checkpoints(out) else None
+        before = read_state(newest) if newest else None
+        source = Source(store, wan_spec, parent, first_frames).completed(newest, before)
         run = open_run(source, out, experiment, device, allow_other_store=allow_other_store)
         if newest and before:
             go_on(run, newest, before, allow_other_store=allow_other_store)
@@ -137,8 +140,8 @@ def _cut_back(out: Path, step: int) -> None:
     truncate_held_out(out, step)
 
 
-def _check_start(stage: str, experiment: Experiment, out: Path, *, resume: bool) -> None:
-    """Raises TrainingFault if stage and experiment differ, or a run would be overwritten."""
+def _check_stage(stage: str, experiment: Experiment) -> None:
+    """Raises TrainingFault if the experiment is of another stage."""
     if stage != experiment.stage:
         raise TrainingFault(
             "The experiment is of another stage.",
@@ -147,6 +150,10 @@ def _check_start(stage: str, experiment: Experiment, out: Path, *, resume: bool)
             got=f"one of stage {experiment.stage}",
             fix=f"Use `train {experiment.stage}`, or another experiment.",
         )
+
+
+def _check_folder(out: Path, *, resume: bool) -> None:
+    """Raises TrainingFault if a run would be overwritten."""
     if not resume and (out / METRICS).exists():
         raise TrainingFault(
             "There is a run in this folder already.",
