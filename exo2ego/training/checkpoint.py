@@ -77,6 +77,9 @@ class CheckpointState(BaseModel):
     wan: WanOrigin | None = Field(description="the pretrained transformer it started from")
     first_frames: str | None = Field(description="digest of Align's predictions it was fed with")
     weights_digest: str = Field(default="", description="blake3 of weights.safetensors")
+    optimiser_digest: str | None = Field(
+        default=None, description="blake3 of optimiser.safetensors; None if older than this field"
+    )
     software: dict[str, str] = Field(default_factory=dict, description="versions that wrote it")
 
 
@@ -96,7 +99,11 @@ def write_checkpoint(
     partial.mkdir(parents=True)
     save_file(_plain(weights), partial / WEIGHTS)
     save_file(_plain(optimiser), partial / OPTIMISER)
-    about = {"weights_digest": file_digest(partial / WEIGHTS), "software": software_versions()}
+    about: dict[str, Any] = {
+        "weights_digest": file_digest(partial / WEIGHTS),
+        "optimiser_digest": file_digest(partial / OPTIMISER),
+        "software": software_versions(),
+    }
     (partial / STATE).write_bytes(
         orjson.dumps(state.model_copy(update=about).model_dump(), option=orjson.OPT_INDENT_2)
     )
@@ -156,11 +163,15 @@ def read_state(folder: Path) -> CheckpointState:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights of the checkpoint in `folder`; raises CheckpointFault if they were altered."""
-    expected = read_state(folder).weights_digest
-    weights = _read_tensors(folder / WEIGHTS)
-    if (got := file_digest(folder / WEIGHTS)) != expected:
-        raise _damaged(folder / WEIGHTS, f"digest {expected[:12]}", f"digest {got[:12]}")
-    return weights
+    return _read_tensors(folder / WEIGHTS, read_state(folder).weights_digest)
+
+
+def read_optimiser(folder: Path) -> dict[str, Tensor]:
+    """The optimiser's slots of the checkpoint in `folder`, as `slot/name`.
+
+    Raises CheckpointFault if they were altered.
+    """
+    return _read_tensors(folder / OPTIMISER, read_state(folder).optimiser_digest)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
@@ -177,7 +188,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, names: list[str], folder
     """Puts back the slots that the checkpoint in `folder` holds."""
     number_of = {name: number for number, name in enumerate(names)}
     slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in _read_tensors(folder / OPTIMISER).items():
+    for key, value in read_optimiser(folder).items():
         slot, _, name = key.partition("/")
         slots.setdefault(number_of[name], {})[slot] = value
     groups = optimiser.state_dict()["param_groups"]
@@ -199,11 +210,15 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, expected: str | None) -> dict[str, Tensor]:
+    """The file's tensors; CheckpointFault if it is damaged, or its digest not the expected one."""
     try:
-        return load_file(path)
+        tensors, got = load_file(path), file_digest(path)
     except (OSError, SafetensorError) as cause:
         raise _damaged(path, "a safetensors file", cause) from cause
+    if expected not in (None, got):
+        raise _damaged(path, f"digest {expected[:12]}", f"digest {got[:12]}")
+    return tensors
 
 
 def _damaged(path: Path, expected: object, got: object) -> CheckpointFault:

@@ -26,6 +26,7 @@ from exo2ego.training.checkpoint import (
     restore_optimiser,
     write_checkpoint,
 )
+from exo2ego.training.checkpoint_faults import room_for_checkpoint
 from exo2ego.training.experiment import DiffusionExperiment, Experiment
 from exo2ego.training.first_frames import FIRST_FRAMES, open_first_frames
 from exo2ego.training.lineage import Source, check_same_run, check_same_store
@@ -107,8 +108,9 @@ def save_run(run: Run, step: int) -> Path:
     state = run.state.model_copy(update={"step": step, "stream": run.stream.state_dict()})
     slots = optimiser_tensors(run.optimiser, list(run.parameters))
     weights = {name: parameter.detach() for name, parameter in run.parameters.items()}
-    folder = write_checkpoint(run.out, state, weights, slots)
-    remove_old(run.out, run.experiment.keep_checkpoints, keep_best(run))
+    with room_for_checkpoint(run.out):
+        folder = write_checkpoint(run.out, state, weights, slots)
+        remove_old(run.out, run.experiment.keep_checkpoints, keep_best(run))
     return folder
 
 

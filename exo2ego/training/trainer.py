@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exo2ego.training.checkpoint import checkpoints, read_state
+from exo2ego.training.checkpoint_faults import newest_whole
 from exo2ego.training.experiment import Experiment
 from exo2ego.training.held_out import SPLIT, truncate_held_out
 from exo2ego.training.history import note_start
@@ -20,10 +21,12 @@ from exo2ego.training.losses import (
     truncate_metrics,
 )
 from exo2ego.training.measure import open_held_out
-from exo2ego.training.nan_guard import TrainingFault, truncate_skipped
+from exo2ego.training.nan_guard import truncate_skipped
+from exo2ego.training.refusals import check_clips, check_folder, check_stage
 from exo2ego.training.run import Run, go_on, keep_best, open_run, save_run
 from exo2ego.training.step import take_step
 from exo2ego.training.watching import Watcher, Watchers
+from stores.atomic import disk_faults
 from stores.lock import write_lock
 from stores.progress import Track, silent
 from stores.reading import Store
@@ -78,20 +81,22 @@ def train(
     another process trains into `out`, and TrainingFault for too many NaN.
     """
     began = time.perf_counter()
-    _check_stage(stage, experiment)
+    check_stage(stage, experiment)
     watch = Watchers(*watchers)
     with write_lock(out, "run"), stop_request() as stop:
-        _check_folder(out, resume=resume)
-        newest = checkpoints(out)[-1] if checkpoints(out) else None
+        check_folder(out, resume=resume)
+        newest = newest_whole(out)
         before = read_state(newest) if newest else None
         source = Source(store, wan_spec, parent, first_frames).completed(newest, before)
         run = open_run(source, out, experiment, device, allow_other_store=allow_other_store)
+        check_clips(run.stream)
         if newest and before:
             go_on(run, newest, before, allow_other_store=allow_other_store)
         first = run.state.step
-        _cut_back(out, first)
-        if first < experiment.optimiser.steps:
-            note_start(out, run.state, device)
+        with disk_faults(out):
+            _cut_back(out, first)
+            if first < experiment.optimiser.steps:
+                note_start(out, run.state, device)
         with closing(run.stream):
             _run_steps(run, stop, watch, track)
     return _report(run, first, stop, watch.notes, time.perf_counter() - began)
@@ -138,30 +143,6 @@ def _cut_back(out: Path, step: int) -> None:
     truncate_metrics(out, step)
     truncate_skipped(out, step)
     truncate_held_out(out, step)
-
-
-def _check_stage(stage: str, experiment: Experiment) -> None:
-    """Raises TrainingFault if the experiment is of another stage."""
-    if stage != experiment.stage:
-        raise TrainingFault(
-            "The experiment is of another stage.",
-            where=f"train {stage}",
-            expected=f"an experiment of stage {stage}",
-            got=f"one of stage {experiment.stage}",
-            fix=f"Use `train {experiment.stage}`, or another experiment.",
-        )
-
-
-def _check_folder(out: Path, *, resume: bool) -> None:
-    """Raises TrainingFault if a run would be overwritten."""
-    if not resume and (out / METRICS).exists():
-        raise TrainingFault(
-            "There is a run in this folder already.",
-            where=out,
-            expected="a new or empty folder",
-            got=f"{METRICS} and {len(checkpoints(out))} checkpoints",
-            fix="Pass --resume to go on with it, or another --out.",
-        )
 
 
 def _report(

@@ -92,6 +92,9 @@ def random_arrays(clip: ClipRow, seed: int) -> dict[str, np.ndarray]:
             arrays[name] = np.broadcast_to(ramp, shape).astype(np.uint8)
         else:
             arrays[name] = rng.standard_normal(shape).astype(np.float16)
+    for view in range(len(clip.present), len(clip.exos)):
+        arrays["exo_latents"][:, view] = np.nan
+        arrays["align_rays"][view] = np.nan
     return arrays
 
 
@@ -106,7 +109,7 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes a store of these clips by the real writer; frames are kept for the test split."""
     vae = VaeRecipe(**load_codec("tiny").recipe())
 
-    def make(clips: Sequence[ClipRow], seed: int = 0) -> Path:
+    def make(clips: Sequence[ClipRow], seed: int = 0, without: Sequence[str] = ()) -> Path:
         path = tmp_path_factory.mktemp("store") / "tiny.store"
         create_store(path, StoreRecipe(clips=RECIPE, vae=vae), clips_per_shard=4)
         stored = []
@@ -114,6 +117,7 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             own = [clip for clip in clips if clip.split == split]
             rows = [random_arrays(clip, seed + 100 * shard + n) for n, clip in enumerate(own)]
             kept = [name for name, spec in ARRAYS.items() if split == "test" or spec.every_clip]
+            kept = [name for name in kept if name not in without]
             for first in range(0, len(own), 4):
                 part = slice(first, first + 4)
                 arrays = {name: [row[name] for row in rows[part]] for name in kept}
