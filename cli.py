@@ -364,6 +364,7 @@ def train(
     from exo2ego.training.experiment_file import load_experiment
     from exo2ego.training.interrupt import exit_code
     from exo2ego.training.live import LiveLine
+    from exo2ego.training.plots import LossPicture
     from exo2ego.training.trainer import train as run_stage
 
     report = run_stage(
@@ -377,7 +378,7 @@ def train(
         resume=resume,
         allow_other_store=allow_other_store,
         device=chosen_device(device),
-        watchers=[LiveLine(stage)],
+        watchers=[LiveLine(stage), LossPicture(stage)],
     )
     tell(report, as_json=as_json)
     if code := exit_code(report.stopped_by):
