@@ -352,6 +352,9 @@ def train(
         str | None, typer.Option(help="Which of several of Align's predictions, by digest.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
+    profile: Annotated[
+        int | None, typer.Option(min=1, help="Time so many steps instead, and train nothing.")
+    ] = None,
     allow_other_store: AllowOtherStore = False,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -367,11 +370,16 @@ def train(
     from exo2ego.training.plots import LossPicture
     from exo2ego.training.trainer import train as run_stage
 
+    settings = load_experiment(experiment or stage, tuple(setting or ()))
+    if profile:
+        source = (opened(store), wan, parent, first_frames)
+        profile_steps(stage, source, out, settings, profile, allow_other_store, device, as_json)
+        return
     report = run_stage(
         stage,
         opened(store),
         out,
-        load_experiment(experiment or stage, tuple(setting or ())),
+        settings,
         wan_spec=wan,
         parent=parent,
         first_frames=first_frames,
@@ -384,6 +392,45 @@ def train(
     if code := exit_code(report.stopped_by):
         typer.secho("Stopped. Run the same with --resume to go on.", err=True)
         raise typer.Exit(code)
+
+
+def profile_steps(
+    stage: str,
+    given: tuple[Any, str | None, Path | None, str | None],
+    out: Path,
+    experiment: Any,
+    steps: int,
+    allow_other_store: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Prints where the time of a step goes: a table for people, or JSON."""
+    from exo2ego.training.lineage import Source
+    from exo2ego.training.profile import profile
+
+    times = profile(
+        stage,
+        Source(*given),
+        out,
+        experiment,
+        steps=steps,
+        allow_other_store=allow_other_store,
+        device=chosen_device(device),
+        track=drawn,
+    )
+    if as_json:
+        tell(times, as_json=True)
+        return
+    rows = [
+        [part, f"{1000 * seconds:.1f}", f"{seconds / times.step_s:.1%}"]
+        for part, seconds in (times.parts | {"step": times.step_s}).items()
+    ]
+    title = f"{times.stage}, {times.global_batch} clips a step, {times.steps} steps"
+    show_table(title, ["part", "ms a step", "share"], rows)
+    typer.echo(
+        f"training {times.clips_per_s:.4g} clips/s; the stream alone "
+        f"{times.stream_clips_per_s:.4g} clips/s, {times.headroom:.3g} times that"
+    )
 
 
 @app.command()

@@ -115,7 +115,7 @@ def _run_steps(run: Run, stop: StopRequest, watch: Watcher, track: Track) -> Non
             keep_best(run)
         steps = range(first, last)
         for step in track(steps, total=len(steps), what=run.stage.name, unit="steps"):
-            metrics = _next_step(run, step)
+            metrics = next_step(run, step)
             append_metrics(run.out, metrics)
             watch.step(metrics)
             done, stopping = step + 1, stop.by is not None
@@ -131,7 +131,7 @@ def _run_steps(run: Run, stop: StopRequest, watch: Watcher, track: Track) -> Non
             held_out.stream.close()
 
 
-def _next_step(run: Run, step: int) -> StepMetrics:
+def next_step(run: Run, step: int) -> StepMetrics:
     """One step on the next batch, and how long that was waited for."""
     asked = time.perf_counter()
     batch = next(run.stream)
