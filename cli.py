@@ -49,6 +49,15 @@ Vae = Annotated[
     str,
     typer.Option(help="VAE: a diffusers folder, a hub id, or `tiny` (random, for trying things)."),
 ]
+FirstFrames = Annotated[
+    str | None, typer.Option(help="Which of several of Align's predictions, by digest.")
+]
+ProfileSteps = Annotated[
+    int | None, typer.Option(min=1, help="Time so many steps instead, and train nothing.")
+]
+SampleEvery = Annotated[
+    int | None, typer.Option(min=1, help="Steps from one set of sample videos to the next.")
+]
 Wan = Annotated[
     str | None,
     typer.Option(
@@ -348,13 +357,13 @@ def train(
     parent: Annotated[
         Path | None, typer.Option("--from", help="Run to start from (poseinj: a multiexocon run).")
     ] = None,
-    first_frames: Annotated[
-        str | None, typer.Option(help="Which of several of Align's predictions, by digest.")
-    ] = None,
+    first_frames: FirstFrames = None,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
-    profile: Annotated[
-        int | None, typer.Option(min=1, help="Time so many steps instead, and train nothing.")
-    ] = None,
+    profile: ProfileSteps = None,
+    sample_every: SampleEvery = None,
+    samples: Annotated[int, typer.Option(min=1, help="Clips of such a set.")] = 2,
+    vae: Vae = PUBLISHED,
+    tensorboard: Annotated[bool, typer.Option(help="Write RUN/tensorboard, too.")] = False,
     allow_other_store: AllowOtherStore = False,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -366,8 +375,6 @@ def train(
     """
     from exo2ego.training.experiment_file import load_experiment
     from exo2ego.training.interrupt import exit_code
-    from exo2ego.training.live import LiveLine
-    from exo2ego.training.plots import LossPicture
     from exo2ego.training.trainer import train as run_stage
 
     settings = load_experiment(experiment or stage, tuple(setting or ()))
@@ -375,6 +382,9 @@ def train(
         source = (opened(store), wan, parent, first_frames)
         profile_steps(stage, source, out, settings, profile, allow_other_store, device, as_json)
         return
+    watchers = training_watchers(stage, tensorboard=tensorboard)
+    if sample_every:
+        watchers.append(sample_watcher(stage, store, sample_every, samples, vae, device))
     report = run_stage(
         stage,
         opened(store),
@@ -386,12 +396,31 @@ def train(
         resume=resume,
         allow_other_store=allow_other_store,
         device=chosen_device(device),
-        watchers=[LiveLine(stage), LossPicture(stage)],
+        watchers=watchers,
     )
     tell(report, as_json=as_json)
     if code := exit_code(report.stopped_by):
         typer.secho("Stopped. Run the same with --resume to go on.", err=True)
         raise typer.Exit(code)
+
+
+def training_watchers(stage: str, *, tensorboard: bool) -> list[Any]:
+    """What watches a run: its live line, its picture and, if asked for, TensorBoard's files."""
+    from exo2ego.training.live import LiveLine
+    from exo2ego.training.plots import LossPicture
+    from exo2ego.training.tensorboard import TensorBoard
+
+    return [LiveLine(stage), LossPicture(stage), *([TensorBoard()] if tensorboard else [])]
+
+
+def sample_watcher(stage: str, store: str, every: int, clips: int, vae: str, device: str) -> Any:
+    """What samples a run while it trains."""
+    from exo2ego.evaluation.sample_watcher import SampleWatcher
+
+    device = chosen_device(device)
+    return SampleWatcher(
+        opened(store), stage, every=every, clips=clips, vae_spec=vae, device=device
+    )
 
 
 def profile_steps(

@@ -45,3 +45,5 @@ class Maker:
     """Loads the model. Raises a UserFault if something that it needs is not at hand."""
     solves: bool
     """Whether it starts from noise and takes solver steps, so that seed and sampler matter."""
+    needs: tuple[str, ...] = ()
+    """Arrays of the store that it reads and that training does not."""

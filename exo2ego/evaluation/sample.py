@@ -6,6 +6,7 @@ OUT/<clip>.ego.mp4  OUT/<clip>.side-by-side.mp4  OUT/<clip>.strip.png   to look 
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -70,6 +71,7 @@ def sample(
     evaluation_set: str = "test-1",
     sampler: SamplerSettings | None = None,
     limit: int | None = None,
+    clip_ids: Sequence[str] | None = None,
     seed: int = 0,
     memory: MemorySettings | None = None,
     device: str = "cpu",
@@ -77,6 +79,7 @@ def sample(
 ) -> SampleReport:
     """Samples the first `limit` clips of an evaluation set into `out`; finished ones are kept.
 
+    With `clip_ids` it samples these, and `evaluation_set` is but what they are called.
     `run` is a run of any stage, or a checkpoint of one; `wan_spec` None means what the run was
     given. An align run predicts every frame by itself, and has neither `sampler` nor `seed`. A
     clip's noise depends on seed and clip id alone, and clips are sampled one by one, so no video
@@ -100,7 +103,7 @@ def sample(
         device=torch.device(device).type,
     )
     manifest = start_manifest(out, settings)
-    wanted = _clips_of(store, evaluation_set)[:limit]
+    wanted = list(clip_ids or _clips_of(store, evaluation_set))[:limit]
     left = [clip for clip in wanted if clip not in manifest.clips]
     codec = store_codec(store, vae_spec, device)
     filming = Filming(
@@ -152,7 +155,7 @@ def _load_generator(filming: Filming) -> VideoGenerator:
     return cast(VideoGenerator, model)
 
 
-MAKERS = {"align": Maker(per_frame_align, solves=False)}
+MAKERS = {"align": Maker(per_frame_align, solves=False, needs=("exo_frames",))}
 """How the stages that are no generators make a clip's ego frames."""
 GENERATOR = Maker(generated, solves=True)
 """How every other stage does."""

@@ -41,7 +41,7 @@ class LossPicture(Watcher):
     def begin(self, run: Path, first: int, last: int) -> None:
         self._run = run
 
-    def saved(self, checkpoint: Path, step: int) -> None:
+    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
         draw_run(self._run, self._title)
 
 

@@ -21,8 +21,8 @@ class Watcher:
     def held_out(self, line: HeldOutLoss) -> None:
         """The held-out loss was measured."""
 
-    def saved(self, checkpoint: Path, step: int) -> None:
-        """A checkpoint is on disk, whole."""
+    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
+        """A checkpoint is on disk, whole; `stopping`: a signal ends the run with it."""
 
     def end(self) -> None:
         """No more steps are done, whatever the reason."""
@@ -53,9 +53,9 @@ class Watchers(Watcher):
         for watcher in self._all:
             watcher.held_out(line)
 
-    def saved(self, checkpoint: Path, step: int) -> None:
+    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
         for watcher in self._all:
-            watcher.saved(checkpoint, step)
+            watcher.saved(checkpoint, step, stopping=stopping)
 
     def end(self) -> None:
         for watcher in reversed(self._all):

@@ -110,7 +110,7 @@ class Pictures(Watcher):
     def __init__(self):
         self.seen: list[bytes] = []
 
-    def saved(self, checkpoint: Path, step: int) -> None:
+    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
         self.seen.append((checkpoint.parents[1] / LOSS_PICTURE).read_bytes())
 
 

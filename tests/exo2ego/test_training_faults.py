@@ -48,7 +48,7 @@ class After(Watcher):
     def __init__(self, step: int, act: Callable[[], object]):
         self._step, self._act = step, act
 
-    def saved(self, checkpoint: Path, step: int) -> None:
+    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
         if step == self._step:
             self._act()
 

@@ -1,0 +1,95 @@
+"""Samples of a run while it trains: a few clips' videos, again and again as it learns.
+
+RUN/samples/step-00001000/      as `sample` writes them: exo views, truth and generated
+"""
+
+from pathlib import Path
+
+import torch
+
+from exo2ego.evaluation.sample import GENERATOR, MAKERS, sample
+from exo2ego.model.flow import SamplerSettings
+from exo2ego.model.wan_memory import MemorySettings
+from exo2ego.training.first_frames import store_codec
+from exo2ego.training.held_out import SPLIT, evenly
+from exo2ego.training.nan_guard import TrainingFault
+from exo2ego.training.watching import Watcher
+from stores.reading import Store
+from stores.version import ABSENT_ROW
+
+SAMPLES = "samples"
+SET_WITHOUT_VAL = "test-1"
+"""The evaluation set that is sampled where the val split cannot be."""
+
+
+class SampleWatcher(Watcher):
+    """Samples `clips` clips at the first checkpoint at or after every so many steps.
+
+    Clips are those of the val split, evenly over its ids; of the first evaluation set if val has
+    none, or not what the stage's sampling reads (Align's: exo frames). The checkpoint's model is
+    loaded beside the one that trains, on a GPU layer by layer, and gone afterwards. A run that a
+    signal ends does not wait for samples. Raises StoreFault for another VAE than the store's,
+    TrainingFault for a store without such clips.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        stage: str,
+        *,
+        every: int,
+        clips: int,
+        vae_spec: str,
+        sampler: SamplerSettings | None = None,
+        device: str = "cpu",
+    ):
+        self._store, self._every, self._vae_spec = store, every, vae_spec
+        self._sampler, self._device = sampler, device
+        self._set, self.clip_ids = _clips(store, stage, clips)
+        self._run, self._done = Path(), 0
+        store_codec(store, vae_spec, "cpu")  # another VAE is told before the first step
+
+    def begin(self, run: Path, first: int, last: int) -> None:
+        self._run = run
+        there = [int(folder.name[-8:]) for folder in (run / SAMPLES).glob("step-*")]
+        self._done = max((step for step in there if step <= first), default=0)
+
+    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
+        if stopping or step // self._every == self._done // self._every:
+            return
+        on_cuda = torch.device(self._device).type == "cuda"
+        with torch.random.fork_rng():
+            sample(
+                self._store,
+                checkpoint,
+                self._run / SAMPLES / checkpoint.name,
+                vae_spec=self._vae_spec,
+                evaluation_set=self._set,
+                clip_ids=self.clip_ids,
+                sampler=self._sampler,
+                memory=MemorySettings(offload="group" if on_cuda else "none"),
+                device=self._device,
+            )
+        if on_cuda:
+            torch.cuda.empty_cache()
+        self._done = step
+
+
+def _clips(store: Store, stage: str, most: int) -> tuple[str, list[str]]:
+    """Name and ids of the clips to sample."""
+    needs = MAKERS.get(stage, GENERATOR).needs
+    for name, found in (
+        (SPLIT, store.select(split=SPLIT)),
+        (SET_WITHOUT_VAL, store.select(evaluation_set=SET_WITHOUT_VAL)),
+    ):
+        rows = [store.row(clip_id) for clip_id in evenly(found, most)]
+        if rows and all(row.rows[need] != ABSENT_ROW for row in rows for need in needs):
+            return name, [row.clip_id for row in rows]
+    raise TrainingFault(
+        "There is no clip to sample while training.",
+        where=f"{store.path}@{store.hash[:12]}",
+        expected=f"clips of split {SPLIT}, or of evaluation set {SET_WITHOUT_VAL}"
+        + "".join(f", with {need}" for need in needs),
+        got=f"splits {sorted(store.info()['splits'])}",
+        fix="Leave out --sample-every, or encode such takes (`--ego-frames SPLIT` keeps frames).",
+    )
