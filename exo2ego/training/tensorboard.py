@@ -6,18 +6,21 @@ RUN/tensorboard/        scalars: train/*, held_out/*, time/*
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from exo2ego.training.held_out import HeldOutLoss
 from exo2ego.training.losses import StepMetrics
 from exo2ego.training.watching import Watcher
+from stores.atomic import disk_faults
 from stores.errors import UserFault
 
 if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
 
 TENSORBOARD = "tensorboard"
+_FLUSH_S = 10.0  # after which a page that is looked at shows what is new
 
 
 class PackageFault(UserFault, ImportError):
@@ -27,18 +30,25 @@ class PackageFault(UserFault, ImportError):
 class TensorBoard(Watcher):
     """Writes what metrics.jsonl and held_out.jsonl hold, for TensorBoard to show.
 
-    A skipped step has no loss and no norm there. Raises PackageFault without tensorboardX.
+    A skipped step has no loss and no norm there. Raises PackageFault without tensorboardX, and
+    StoreFault if the disk refuses.
     """
 
     def __init__(self) -> None:
-        self._open = _summary_writer()
-        self._writer: SummaryWriter | None = None
+        self._open, self._flushed = _events_writer(), 0.0
+        self._folder = Path()
+        self._events: EventsWriter | None = None
 
     def begin(self, run: Path, first: int, last: int) -> None:
-        if first < last:
-            # steps that an earlier call did after its last checkpoint are done again: they go
-            folder, own = str(run / TENSORBOARD), f".{time.time_ns()}"
-            self._writer = self._open(folder, purge_step=first + 1, filename_suffix=own)
+        self._folder = run / TENSORBOARD
+        if first == last:
+            return
+        with disk_faults(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # two runs may start within the second that is part of the name
+            self._events = self._open(str(self._folder / "events"), f".{time.time_ns()}")
+        # steps that an earlier call did after its last checkpoint are done again: they go
+        self._write({"step": first + 1, "session_log": {"status": "START"}})
 
     def step(self, metrics: StepMetrics) -> None:
         self._add(
@@ -58,23 +68,42 @@ class TensorBoard(Watcher):
         self._add(line.step, {"held_out/loss": line.loss} | by_sigma)
 
     def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
-        if self._writer:
-            self._writer.flush()
+        self._flush()
 
     def end(self) -> None:
-        if self._writer:
-            self._writer.close()
-            self._writer = None
+        if self._events:
+            events, self._events = self._events, None
+            with disk_faults(self._folder):
+                events.close()
 
     def _add(self, step: int, scalars: dict[str, float | None]) -> None:
-        for name, value in scalars.items():
-            if self._writer and value is not None:
-                self._writer.add_scalar(name, value, step)
+        """Adds those that are numbers."""
+        there = {tag: value for tag, value in scalars.items() if value is not None}
+        values = [{"tag": tag, "simple_value": value} for tag, value in there.items()]
+        self._write({"step": step, "summary": {"value": values}})
+        if time.monotonic() - self._flushed > _FLUSH_S:
+            self._flush()
+
+    def _write(self, event: dict[str, object]) -> None:
+        from tensorboardX.proto import event_pb2
+
+        if self._events:
+            whole = cast(Any, event_pb2).Event(wall_time=time.time(), **event)
+            with disk_faults(self._folder):
+                self._events.write_event(whole)
+
+    def _flush(self) -> None:
+        self._flushed = time.monotonic()
+        if self._events:
+            with disk_faults(self._folder):
+                self._events.flush()
 
 
-def _summary_writer() -> type[SummaryWriter]:
+def _events_writer() -> Callable[[str, str], EventsWriter]:
+    """What opens an event file. tensorboardX's SummaryWriter, which most use, writes in a thread
+    whose faults nobody hears of: with a full disk it would wait for ever."""
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
     except ImportError as missing:
         raise PackageFault(
             "TensorBoard's files are written by a package that is not installed.",
@@ -84,4 +113,4 @@ def _summary_writer() -> type[SummaryWriter]:
             fix="Install it with `pip install 'exo2ego[watch]'`, or leave out --tensorboard: "
             "metrics.jsonl and loss.png are written in any case.",
         ) from missing
-    return SummaryWriter
+    return EventsWriter

@@ -1,5 +1,6 @@
 """What watches a run: told of every step, measurement and checkpoint, and changes none of them."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from exo2ego.training.held_out import HeldOutLoss
@@ -29,7 +30,7 @@ class Watcher:
 
 
 class Watchers(Watcher):
-    """Tells several, in their order."""
+    """Tells several, in their order; all that have begun are ended, even if one cannot be."""
 
     def __init__(self, *watchers: Watcher):
         self._all = watchers
@@ -37,8 +38,11 @@ class Watchers(Watcher):
         """What `note` was given."""
 
     def begin(self, run: Path, first: int, last: int) -> None:
-        for watcher in self._all:
-            watcher.begin(run, first, last)
+        with ExitStack() as begun:
+            for watcher in self._all:
+                watcher.begin(run, first, last)
+                begun.callback(watcher.end)
+            begun.pop_all()
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -58,5 +62,6 @@ class Watchers(Watcher):
             watcher.saved(checkpoint, step, stopping=stopping)
 
     def end(self) -> None:
-        for watcher in reversed(self._all):
-            watcher.end()
+        with ExitStack() as begun:
+            for watcher in self._all:
+                begun.callback(watcher.end)

@@ -1,5 +1,6 @@
 """TensorBoard's files hold what metrics.jsonl holds, read back without the package's reader."""
 
+import resource
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from exo2ego.training.losses import StepMetrics, read_metrics
 from exo2ego.training.tensorboard import TENSORBOARD, PackageFault, TensorBoard
 from exo2ego.training.trainer import train
 from exo2ego.training.watching import Watcher
+from stores.errors import StoreFault
 from stores.reading import Store
 
 TRUTH = "condition.source.name=ground-truth"
@@ -102,6 +104,19 @@ def test_a_finished_run_that_is_resumed_gets_no_more_files(tmp_path: Path):
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
     with pytest.raises(PackageFault, match=r"pip install 'exo2ego\[watch\]'"):
         TensorBoard()
+
+
+def test_a_full_disk_is_told_and_not_waited_for(tmp_path: Path):
+    board, (soft, hard) = TensorBoard(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    board.begin(tmp_path, 0, 10_000)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(StoreFault, match="disk refuses"):
+            for step in range(1, 1000):
+                board.step(StepMetrics(step, 0.5, 1e-4, 2.0, 8.0, 0.1, 0.4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        board.end()

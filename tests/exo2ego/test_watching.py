@@ -108,6 +108,27 @@ def test_all_are_told_in_their_order_and_end_in_the_reverse():
     assert watch.notes == ["hello"]
 
 
+class Refuses(Watcher):
+    """Cannot begin, nor end."""
+
+    def begin(self, run: Path, first: int, last: int) -> None:
+        raise RuntimeError("no beginning")
+
+    def end(self) -> None:
+        raise RuntimeError("no end")
+
+
+def test_one_that_cannot_begin_or_end_keeps_no_other_from_its_end(tmp_path: Path):
+    told: list[str] = []
+    watch = Watchers(Told("first", told), Refuses(), Told("last", told))
+    with pytest.raises(RuntimeError, match="no beginning"):
+        watch.begin(tmp_path, 0, 1)
+    assert told == ["first end"]
+    with pytest.raises(RuntimeError, match="no end"):
+        watch.end()
+    assert told == ["first end", "last end", "first end"]
+
+
 def test_watchers_end_when_a_run_is_cut_off(
     store: Store, tiny_experiment: MakeExperiment, tmp_path: Path
 ):
