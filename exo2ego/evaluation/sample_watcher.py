@@ -3,17 +3,21 @@
 RUN/samples/step-00001000/      as `sample` writes them: exo views, truth and generated
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
+from exo2ego.evaluation.manifest import MANIFEST, read_manifest
 from exo2ego.evaluation.sample import GENERATOR, MAKERS, sample
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.wan_memory import MemorySettings
 from exo2ego.training.first_frames import store_codec
 from exo2ego.training.held_out import SPLIT, evenly
+from exo2ego.training.interrupt import StopRequest
 from exo2ego.training.nan_guard import TrainingFault
 from exo2ego.training.watching import Watcher
+from stores.progress import Item, Track
 from stores.reading import Store
 from stores.version import ABSENT_ROW
 
@@ -28,8 +32,8 @@ class SampleWatcher(Watcher):
     Clips are those of the val split, evenly over its ids; of the first evaluation set if val has
     none, or not what the stage's sampling reads (Align's: exo frames). The checkpoint's model is
     loaded beside the one that trains, on a GPU layer by layer, and gone afterwards. A run that a
-    signal ends does not wait for samples. Raises StoreFault for another VAE than the store's,
-    TrainingFault for a store without such clips.
+    signal ends waits for no more samples than the one that is being made. Raises StoreFault for
+    another VAE than the store's, TrainingFault for a store without such clips.
     """
 
     def __init__(
@@ -51,15 +55,16 @@ class SampleWatcher(Watcher):
 
     def begin(self, run: Path, first: int, last: int) -> None:
         self._run = run
-        there = [int(folder.name[-8:]) for folder in (run / SAMPLES).glob("step-*")]
-        self._done = max((step for step in there if step <= first), default=0)
+        whole = [folder for folder in (run / SAMPLES).glob("step-*") if self._is_whole(folder)]
+        steps = [read_manifest(folder).settings.step for folder in whole]
+        self._done = max((step for step in steps if step <= first), default=0)
 
-    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
-        if stopping or step // self._every == self._done // self._every:
+    def saved(self, checkpoint: Path, step: int, stop: StopRequest) -> None:
+        if stop.by or step // self._every == self._done // self._every:
             return
         on_cuda = torch.device(self._device).type == "cuda"
         with torch.random.fork_rng():
-            sample(
+            report = sample(
                 self._store,
                 checkpoint,
                 self._run / SAMPLES / checkpoint.name,
@@ -69,10 +74,29 @@ class SampleWatcher(Watcher):
                 sampler=self._sampler,
                 memory=MemorySettings(offload="group" if on_cuda else "none"),
                 device=self._device,
+                track=_until(stop),
             )
         if on_cuda:
             torch.cuda.empty_cache()
-        self._done = step
+        if report.clips == len(self.clip_ids):
+            self._done = step
+
+    def _is_whole(self, folder: Path) -> bool:
+        """Whether all clips have been sampled there."""
+        there = read_manifest(folder).clips if (folder / MANIFEST).exists() else {}
+        return set(there) >= set(self.clip_ids)
+
+
+def _until(stop: StopRequest) -> Track:
+    """Passes clips on until a signal asks the run to end."""
+
+    def track(items: Iterable[Item], /, *, total: int, what: str, unit: str) -> Iterator[Item]:
+        for item in items:
+            if stop.by:
+                return
+            yield item
+
+    return track
 
 
 def _clips(store: Store, stage: str, most: int) -> tuple[str, list[str]]:

@@ -22,6 +22,7 @@ from exo2ego.training.chart import (
     draw_panels,
 )
 from exo2ego.training.held_out import HeldOutLoss, read_held_out
+from exo2ego.training.interrupt import StopRequest
 from exo2ego.training.losses import StepMetrics, read_metrics
 from exo2ego.training.watching import Watcher
 from stores.atomic import disk_faults, write_whole
@@ -41,7 +42,7 @@ class LossPicture(Watcher):
     def begin(self, run: Path, first: int, last: int) -> None:
         self._run = run
 
-    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
+    def saved(self, checkpoint: Path, step: int, stop: StopRequest) -> None:
         draw_run(self._run, self._title)
 
 

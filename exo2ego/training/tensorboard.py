@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from exo2ego.training.held_out import HeldOutLoss
+from exo2ego.training.interrupt import StopRequest
 from exo2ego.training.losses import StepMetrics
 from exo2ego.training.watching import Watcher
 from stores.atomic import disk_faults
@@ -67,7 +68,7 @@ class TensorBoard(Watcher):
         by_sigma = {f"held_out/sigma_{sigma}": loss for sigma, loss in line.by_sigma.items()}
         self._add(line.step, {"held_out/loss": line.loss} | by_sigma)
 
-    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
+    def saved(self, checkpoint: Path, step: int, stop: StopRequest) -> None:
         self._flush()
 
     def end(self) -> None:

@@ -122,7 +122,7 @@ def _run_steps(run: Run, stop: StopRequest, watch: Watcher, track: Track) -> Non
             if held_out and held_out.is_due(done) and not stopping:
                 watch.held_out(held_out.note(done))
             if stopping or done == last or done % experiment.checkpoint_every == 0:
-                watch.saved(save_run(run, done), done, stopping=stopping)
+                watch.saved(save_run(run, done), done, stop)
             if stopping:
                 break
     finally:

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from exo2ego.training.held_out import HeldOutLoss
+from exo2ego.training.interrupt import StopRequest
 from exo2ego.training.losses import StepMetrics
 
 
@@ -22,8 +23,8 @@ class Watcher:
     def held_out(self, line: HeldOutLoss) -> None:
         """The held-out loss was measured."""
 
-    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
-        """A checkpoint is on disk, whole; `stopping`: a signal ends the run with it."""
+    def saved(self, checkpoint: Path, step: int, stop: StopRequest) -> None:
+        """A checkpoint is on disk, whole. The run ends with it if `stop` was asked for by then."""
 
     def end(self) -> None:
         """No more steps are done, whatever the reason."""
@@ -57,9 +58,9 @@ class Watchers(Watcher):
         for watcher in self._all:
             watcher.held_out(line)
 
-    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
+    def saved(self, checkpoint: Path, step: int, stop: StopRequest) -> None:
         for watcher in self._all:
-            watcher.saved(checkpoint, step, stopping=stopping)
+            watcher.saved(checkpoint, step, stop)
 
     def end(self) -> None:
         with ExitStack() as begun:

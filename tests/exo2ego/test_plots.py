@@ -19,6 +19,7 @@ from exo2ego.training.chart import (
     thinned,
 )
 from exo2ego.training.held_out import HeldOutLoss, append_held_out
+from exo2ego.training.interrupt import StopRequest
 from exo2ego.training.losses import StepMetrics, append_metrics, read_metrics
 from exo2ego.training.plots import LOSS_PICTURE, LossPicture, draw_run, smoothed
 from exo2ego.training.trainer import train
@@ -110,7 +111,7 @@ class Pictures(Watcher):
     def __init__(self):
         self.seen: list[bytes] = []
 
-    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
+    def saved(self, checkpoint: Path, step: int, stop: StopRequest) -> None:
         self.seen.append((checkpoint.parents[1] / LOSS_PICTURE).read_bytes())
 
 

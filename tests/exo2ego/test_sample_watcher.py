@@ -12,6 +12,7 @@ from exo2ego.evaluation.sample_watcher import SAMPLES, SampleWatcher
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.pretrained import WeightsFault
 from exo2ego.training.checkpoint import checkpoints, file_digest
+from exo2ego.training.interrupt import StopRequest
 from exo2ego.training.losses import StepMetrics, read_metrics
 from exo2ego.training.nan_guard import TrainingFault
 from exo2ego.training.trainer import train
@@ -96,6 +97,40 @@ def test_a_due_sample_comes_with_the_next_checkpoint_and_after_a_resumption_not_
     assert steps_of(tmp_path) == [], "a signal does not wait for samples"
     train(*arguments, watchers=[watcher_of(watched_store, "align", every=3, clips=1)], resume=True)
     assert steps_of(tmp_path) == [4, 6]
+
+
+def test_a_signal_while_sampling_waits_for_one_clip_and_the_set_is_due_again(
+    watched_store: Store, tiny_experiment: Callable, tmp_path: Path
+):
+    watcher, request = watcher_of(watched_store, "multiexocon", every=2), StopRequest()
+    experiment = tiny_experiment("multiexocon", TRUTH)
+    arguments = ("multiexocon", watched_store, tmp_path, experiment)
+    train(*arguments, wan_spec="tiny")
+    first, last = checkpoints(tmp_path)
+    seen: list[str] = []
+
+    class Request(StopRequest):
+        """A signal arrives once the first clip is there."""
+
+        @property
+        def by(self) -> signal.Signals | None:
+            seen[:] = [path.name for path in (tmp_path / SAMPLES).rglob("*.safetensors")]
+            return signal.SIGUSR1 if seen else None
+
+        @by.setter
+        def by(self, _: signal.Signals | None) -> None:
+            """Nobody sets it."""
+
+    watcher.begin(tmp_path, 0, 4)
+    watcher.saved(first, 2, Request())
+    assert seen == [f"{VAL[0]}.safetensors"]
+    watcher.begin(tmp_path, 2, 4)
+    watcher.saved(last, 4, request)
+    watcher.begin(tmp_path, 4, 6)
+    watcher.saved(last, 4, request)
+    assert steps_of(tmp_path) == [2, 4]
+    clips = [read_manifest(folder).clips for folder in sorted((tmp_path / SAMPLES).iterdir())]
+    assert [list(of) for of in clips] == [VAL[:1], VAL]
 
 
 def test_a_store_without_val_clips_is_sampled_by_its_test_clips(store: Store):

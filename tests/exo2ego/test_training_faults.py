@@ -25,6 +25,7 @@ from exo2ego.training.experiment import Experiment
 from exo2ego.training.experiment_file import load_experiment
 from exo2ego.training.first_frame_sources import frame_maker, frame_source
 from exo2ego.training.first_frames import encode_first_frames
+from exo2ego.training.interrupt import StopRequest
 from exo2ego.training.losses import METRICS, read_metrics
 from exo2ego.training.nan_guard import TrainingFault, read_skipped
 from exo2ego.training.trainer import train
@@ -48,7 +49,7 @@ class After(Watcher):
     def __init__(self, step: int, act: Callable[[], object]):
         self._step, self._act = step, act
 
-    def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
+    def saved(self, checkpoint: Path, step: int, stop: StopRequest) -> None:
         if step == self._step:
             self._act()
 

@@ -15,6 +15,7 @@ from exo2ego.training.best import BEST
 from exo2ego.training.checkpoint import OPTIMISER, WEIGHTS, checkpoints
 from exo2ego.training.experiment import Experiment
 from exo2ego.training.held_out import HELD_OUT, read_held_out
+from exo2ego.training.interrupt import StopRequest
 from exo2ego.training.live import LiveLine
 from exo2ego.training.losses import read_metrics
 from exo2ego.training.plots import LOSS_PICTURE, LossPicture
@@ -133,7 +134,7 @@ def test_watchers_end_when_a_run_is_cut_off(
     store: Store, tiny_experiment: MakeExperiment, tmp_path: Path
 ):
     class Cut(Watcher):
-        def saved(self, checkpoint: Path, step: int, *, stopping: bool) -> None:
+        def saved(self, checkpoint: Path, step: int, stop: StopRequest) -> None:
             raise RuntimeError("cut")
 
     told: list[str] = []
