@@ -39,16 +39,21 @@ def records(file: Path) -> Iterator[bytes]:
         at += 16 + length
 
 
+def events_of(run: Path) -> list[Event]:
+    files = sorted((run / TENSORBOARD).iterdir())
+    return [Event.FromString(body) for file in files for body in records(file)]
+
+
+def starts_of(run: Path) -> list[int]:
+    """Steps from which on a session does again what was done before, and TensorBoard drops it."""
+    events = events_of(run)
+    return [event.step for event in events if event.session_log.status == event.session_log.START]
+
+
 def scalars_of(run: Path) -> dict[tuple[str, int], float]:
-    """Each scalar by its name and step, as TensorBoard shows it: a session drops what follows."""
-    found: dict[tuple[str, int], float] = {}
-    for file in sorted((run / TENSORBOARD).iterdir()):
-        for body in records(file):
-            event = Event.FromString(body)
-            if event.session_log.status == event.session_log.START:
-                found = {(name, step): v for (name, step), v in found.items() if step < event.step}
-            found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
-    return found
+    """Each scalar by its name and step; the newest of the same step counts."""
+    every = [(event.step, value) for event in events_of(run) for value in event.summary.value]
+    return {(value.tag, step): value.simple_value for step, value in every}
 
 
 def expected_of(run: Path) -> dict[tuple[str, int], float | None]:
@@ -83,6 +88,7 @@ def test_all_numbers_of_a_run_that_was_cut_off_and_resumed_are_there_once(
         train(*arguments, wan_spec="tiny", watchers=[TensorBoard(), Cut()])
     assert len(checkpoints(tmp_path)) == 1
     train(*arguments, resume=True, watchers=[TensorBoard()])
+    assert starts_of(tmp_path) == [1, 3]
     expected = expected_of(tmp_path)
     assert len(expected) == 4 * 6 + 2 * 6
     assert scalars_of(tmp_path) == pytest.approx(expected, rel=1e-6)  # they are float32 there
