@@ -26,7 +26,8 @@ from exo2ego.model.generator import (
 from exo2ego.model.given import Given
 from exo2ego.model.sampling import sample
 from exo2ego.model.seeding import initial_weights_from
-from exo2ego.model.wan import IN_CHANNELS, LoraSettings, detach_text, put_in_dtype
+from exo2ego.model.wan import LoraSettings, detach_text, put_in_dtype
+from exo2ego.model.wan_expert import IN_CHANNELS
 from exo2ego.training.describe import describe
 from exo2ego.training.experiment_file import load_experiment
 from stores.schema import LATENT_CHANNELS, ClipShape

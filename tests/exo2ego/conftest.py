@@ -167,7 +167,8 @@ def wan_256(
 ) -> str:
     """Folder of one of width 256, in which norms and such do not weigh more than in the 14B."""
     folder = tmp_path_factory.mktemp("wan")
-    make_wan(attention_head_dim=64, freq_dim=64, ffn_dim=692, num_layers=3).save_pretrained(folder)
+    wan = make_wan(attention_head_dim=64, freq_dim=64, ffn_dim=692, num_layers=3)
+    wan.save_pretrained(folder / "transformer_2")
     return str(folder)
 
 

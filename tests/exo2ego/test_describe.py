@@ -81,7 +81,8 @@ def test_memory_follows_from_what_trains(described: dict[str, Description]) -> N
 @pytest.mark.parametrize("name", [n for n in experiment_names() if not n.startswith("demo")])
 def test_every_experiment_is_described_of_a_configuration_alone(name: str, tmp_path: Path) -> None:
     config = {"_class_name": "WanTransformer3DModel", "in_channels": 36, "out_channels": 16}
-    (tmp_path / "config.json").write_text(json.dumps(config | {"num_layers": 2}))
+    (tmp_path / "transformer_2").mkdir()
+    (tmp_path / "transformer_2" / "config.json").write_text(json.dumps(config | {"num_layers": 2}))
     overrides = ["batch.global_batch=2", "batch.micro_batch=2"]
     about = describe(load_experiment(name, overrides), clip=FOUR, wan_spec=str(tmp_path))
     assert 0 < about.trained <= about.parameters and about.tflop_a_step > 0
