@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from exo2ego.geometry.clip_points import ALIGN_DEPTHS
+from exo2ego.model.wan_memory import spare_training_memory
 from exo2ego.training.build import Origin, frozen_dtype, trained_parameters
-from exo2ego.training.experiment import Experiment
+from exo2ego.training.experiment import DiffusionExperiment, Experiment
 from exo2ego.training.meta_count import PassCount, count_pass
 from exo2ego.training.stages import STAGES, clip_generator
 from stores.errors import UserFault
@@ -55,7 +57,7 @@ class Description:
     exo_tokens: int
     clips_a_gpu: int
     tflop_a_step: float
-    """Of one GPU: forward and backward of its clips, without recomputation."""
+    """Of one GPU: forward and backward of its clips, and what checkpointing runs again."""
     weights_gb: float
     copies_gb: float
     """bf16 copies of what trains in fp32, which autocast makes."""
@@ -103,7 +105,7 @@ def describe(
 
     `wan_spec` None is the published 14B. The optimiser is as the trainer makes it. Activations are
     counted with attention as fused kernels keep it; what torch's allocator wastes and what kernels
-    need for the moment is not in it. Raises what building the model raises.
+    need for the moment is not in it. Raises what building the model for training raises.
     """
     machine = machine or Machine()
     _check_share(experiment, machine)
@@ -111,12 +113,13 @@ def describe(
     origin = Origin(experiment, wan_spec, None, "meta", blank=True)
     model = stage.build(origin).model.train()
     trained = trained_parameters(model)
+    checkpointed = _spare(experiment, model)
     count = sum(parameter.numel() for parameter in trained.values())
     half = experiment.precision == "bf16"
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    passes = _count(experiment, model, clip)
+    passes = _count(experiment, model, clip, checkpointed)
     times = experiment.batch.accumulation // machine.gpus
-    flops = (passes.forward_flops + passes.backward_flops) * times
+    flops = (passes.forward_flops + passes.backward_flops + passes.again_flops) * times
     memory = {
         "weights_gb": (frozen + FP32_BYTES * count) / GB,
         "copies_gb": BF16_BYTES * count / GB if half else 0.0,
@@ -156,7 +159,19 @@ def _check_share(experiment: Experiment, machine: Machine) -> None:
         )
 
 
-def _count(experiment: Experiment, model: nn.Module, clip: ClipShape) -> PassCount:
+def _spare(experiment: Experiment, model: nn.Module) -> list[nn.Module]:
+    """Keeps the weights as training does; the blocks whose activations it makes again."""
+    if not isinstance(experiment, DiffusionExperiment):
+        return []
+    wan = cast(Any, model).wan
+    spare_training_memory(wan, experiment.memory)
+    wan.disable_gradient_checkpointing()  # it knows no meta tensors: `count_pass` reckons it
+    return list(wan.blocks) if experiment.memory.checkpointing else []
+
+
+def _count(
+    experiment: Experiment, model: nn.Module, clip: ClipShape, checkpointed: list[nn.Module]
+) -> PassCount:
     """One pass of a micro-batch."""
     stage, clips = STAGES[experiment.stage], experiment.batch.micro_batch
     batch = blank_batch(stage.reads(experiment), clip, clips)
@@ -165,7 +180,7 @@ def _count(experiment: Experiment, model: nn.Module, clip: ClipShape) -> PassCou
     def run() -> Tensor:
         return stage.losses(model, batch, generators, experiment).mean()
 
-    return count_pass(run, model, frozen_dtype(experiment))
+    return count_pass(run, model, frozen_dtype(experiment), checkpointed)
 
 
 def blank_batch(reads: Sequence[str], clip: ClipShape, clips: int) -> ClipBatch:
