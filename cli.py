@@ -43,6 +43,39 @@ experiments_app = typer.Typer(
 )
 app.add_typer(experiments_app, name="experiments")
 
+SetOption = Annotated[
+    str | None,
+    typer.Option("--set", help="test-1: the central clip of each test take; test-all [test-1]."),
+]
+SplitOption = Annotated[
+    str | None, typer.Option(help="Only clips of this split; train, val: all of them.")
+]
+ClipIds = Annotated[
+    list[str] | None, typer.Option(help="Only this clip, by its id; repeatable [all].")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many clips.")]
+ShownViews = Annotated[
+    str | None, typer.Option(help="Exo views to show, by number, 0 the reference: 0,2 [all].")
+]
+CameraFile = Annotated[
+    Path | None, typer.Option(help="JSON: another path of the ego camera (docs/evaluation.md).")
+]
+AlignAnew = Annotated[
+    Path | None,
+    typer.Option(help="Align's run: first frames anew, for --views or --camera [as stored]."),
+]
+Weights = Annotated[
+    Literal["full", "fp8"], typer.Option(help="fp8: Wan's blocks in half the memory, rounded.")
+]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep Wan on the host, a layer on the GPU at a time.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Try one, tell clips and GPU hours; write nothing.")
+]
+ShardOption = Annotated[
+    str | None, typer.Option(help="Share of the clips: 2/4 is the second of four [torchrun's].")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: the GPU if there is one.")]
 Vae = Annotated[
@@ -453,45 +486,85 @@ def sample(
     store: Store,
     checkpoint: Annotated[Path, typer.Option(help="Run of a stage; align: every frame by itself.")],
     out: Annotated[Path, typer.Option(help="Folder for videos and manifest.")],
-    clips: Annotated[
-        str, typer.Option(help="test-1: the central clip of each test take; or test-all.")
-    ] = "test-1",
+    evaluation_set: SetOption = None,
+    split: SplitOption = None,
+    clip: ClipIds = None,
+    limit: Limit = None,
+    views: ShownViews = None,
+    camera: CameraFile = None,
+    align: AlignAnew = None,
     wan: Wan = None,
     vae: Vae = PUBLISHED,
     steps: Annotated[int, typer.Option(min=1, help="Solver steps (paper: Table 8).")] = 40,
     guidance: Annotated[float, typer.Option(min=1, help="1 turns guidance off (Table 8).")] = 3.5,
     shift: Annotated[float, typer.Option(min=1, help="Shift of the noise levels (Table 8).")] = 5.0,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many clips.")] = None,
     seed: Annotated[int, typer.Option(help="Each clip's noise depends on it and the id.")] = 0,
-    weights: Annotated[
-        Literal["full", "fp8"], typer.Option(help="fp8: Wan's blocks in half the memory, rounded.")
-    ] = "full",
-    offload: Annotated[
-        bool, typer.Option("--offload", help="Keep Wan on the host, a layer on the GPU at a time.")
-    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Clips that are solved together.")] = 1,
+    shard: ShardOption = None,
+    weights: Weights = "full",
+    offload: Offload = False,
+    allow_other_store: AllowOtherStore = False,
+    dry_run: DryRun = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make the ego videos: one mp4 a clip, and one beside the exo views and the truth."""
-    from exo2ego.evaluation.sample import sample as make_videos
+    """Make the ego videos: one mp4 a clip, and one beside the exo views and the truth.
+
+    On several GPUs: start it with torchrun, or once for each --shard, into one folder.
+    """
+    from exo2ego.evaluation.clip_choice import ClipChoice
+    from exo2ego.evaluation.sample import open_samples
     from exo2ego.model.flow import SamplerSettings
     from exo2ego.model.wan_memory import MemorySettings
 
-    report = make_videos(
-        opened(store),
+    opened_store = opened(store)
+    samples = open_samples(
+        opened_store,
         checkpoint,
         out,
         wan_spec=wan,
         vae_spec=vae,
-        evaluation_set=clips,
+        clips=ClipChoice(evaluation_set, split, tuple(clip or ()), limit),
+        scene=asked_scene(opened_store, views, camera),
+        align_run=align,
         sampler=SamplerSettings(steps=steps, guidance=guidance, shift=shift),
-        limit=limit,
         seed=seed,
         memory=MemorySettings(base=weights, offload="group" if offload else "none"),
-        device=chosen_device(device),
-        track=drawn,
+        batch=batch,
+        shard=asked_shard(shard),
+        allow_other_store=allow_other_store,
+        device=own_device(device),
     )
-    tell(report, as_json=as_json)
+    tell(samples.plan() if dry_run else samples.fill(drawn), as_json=as_json)
+
+
+def asked_scene(store: Any, views: str | None, camera: Path | None) -> Any:
+    """The exo views and the path of the ego camera that the options name."""
+    from exo2ego.evaluation.camera_path import read_camera_path
+    from exo2ego.evaluation.scene import Scene
+
+    if views and not all(word.strip().isdigit() for word in views.split(",")):
+        raise typer.BadParameter("--views takes numbers: 0,2")
+    numbers = tuple(int(word) for word in views.split(",")) if views else None
+    frames = store.recipe.clips.frames
+    return Scene(numbers, read_camera_path(camera, frames) if camera else None)
+
+
+def asked_shard(shard: str | None) -> Any:
+    """The share of the clips that --shard names, else torchrun's environment, else all."""
+    import os
+
+    from exo2ego.evaluation.shards import parse_shard, shard_of_environment
+
+    return parse_shard(shard) if shard else shard_of_environment(os.environ)
+
+
+def own_device(device: str) -> str:
+    """The device's name; for a process of torchrun `auto` is the GPU of its own."""
+    import os
+
+    found, local = chosen_device(device), os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if device == "auto" and found == "cuda" and local else found
 
 
 @app.command()

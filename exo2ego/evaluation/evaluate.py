@@ -83,6 +83,8 @@ def evaluate(
     """
     manifest = read_manifest(samples)
     _check_store(samples, manifest.settings.store_hash, store.hash)
+    if manifest.settings.camera is not None:
+        raise _no_truth(samples)
     wanted = store.select(evaluation_set=manifest.settings.evaluation_set)
     there = [clip for clip in wanted if clip in manifest.clips]
     metric = load_lpips(trunk, device=device)
@@ -181,11 +183,21 @@ def _check_store(samples: Path, expected: str, got: str) -> None:
         )
 
 
-def _no_samples(samples: Path, evaluation_set: str) -> SamplesFault:
+def _no_samples(samples: Path, evaluation_set: str | None) -> SamplesFault:
     return SamplesFault(
         "There is no video to score.",
         where=samples,
         expected=f"samples of the set {evaluation_set}",
         got="none",
         fix="Run `exo2ego sample` into this folder first.",
+    )
+
+
+def _no_truth(samples: Path) -> SamplesFault:
+    return SamplesFault(
+        "There is no truth to score these samples against.",
+        where=f"{samples}, camera",
+        expected="samples of the clips' own ego cameras",
+        got="samples of another path (--camera)",
+        fix="Sample without --camera.",
     )

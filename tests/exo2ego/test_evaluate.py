@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from exo2ego.evaluation.clip_choice import ClipChoice
 from exo2ego.evaluation.evaluate import Scores, evaluate
 from exo2ego.evaluation.lpips import LAYERS, Lpips, load_heads
 from exo2ego.evaluation.manifest import MANIFEST, SamplesFault
@@ -25,7 +26,7 @@ def samples(framed_store: Store, runs: dict[str, Path], tmp_path: Path) -> Path:
     out = tmp_path / "samples"
     sampler = SamplerSettings(steps=1, guidance=1.0)
     run = runs["multiexocon"]
-    sample(framed_store, run, out, vae_spec="tiny", sampler=sampler, evaluation_set="test-all")
+    sample(framed_store, run, out, vae_spec="tiny", sampler=sampler, clips=ClipChoice("test-all"))
     return out
 
 

@@ -200,6 +200,20 @@ def test_a_checkpoint_of_another_store_is_refused(world: World, tmp_path: Path):
     assert "store" in done
 
 
+def test_a_dry_run_of_sample_tells_hours_and_writes_nothing(world: World, tmp_path: Path):
+    words = sample_words(world, "poseinj", tmp_path / "out")
+    plan = report(*words, "--dry-run", "--views", "0,1", "--shard", "1/1")
+    assert (plan["clips"], plan["clips_done"]) == (1, 0) and plan["gpu_hours"] > 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_shares_views_and_cameras_that_are_not_there_are_faults(world: World, tmp_path: Path):
+    words = sample_words(world, "poseinj", tmp_path / "out")
+    assert "torchrun" in fault(*words, "--shard", "3/2")
+    assert "0 to 3" in fault(*words, "--views", "4")
+    assert "evaluation.md" in fault(*words, "--camera", tmp_path / "none.json")
+
+
 def test_a_misspelt_setting_names_the_known_ones(world: World, tmp_path: Path):
     words = ("train", "--stage", "align", "--store", world.store, "--out", tmp_path / "run")
     assert "optimiser" in fault(*words, "--set", "optimizer.lr=1e-3")
