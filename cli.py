@@ -571,33 +571,62 @@ def own_device(device: str) -> str:
 def evaluate(
     store: Store,
     samples: Annotated[Path, typer.Option(help="Folder that `sample` wrote.")],
+    evaluation_set: Annotated[
+        str | None, typer.Option("--set", help="test-1 or test-all [what was sampled].")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON to write, and the .parquet beside it [scores.json].")
+    ] = None,
     alexnet: Annotated[
         Path | None,
         typer.Option(help="torchvision's alexnet-owt-7be5be79.pth for LPIPS [torch hub's cache]."),
     ] = None,
+    dry_run: DryRun = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Score samples against the truth: PSNR, SSIM and LPIPS per clip, take and category.
+    """Score samples against the truth: PSNR, SSIM, LPIPS and more, a frame, clip, take, category.
 
-    Writes scores.json beside the samples. Without AlexNet's weights LPIPS is "not measured".
+    Writes scores.json and, a row a frame, scores.parquet beside the samples. Without AlexNet's
+    weights LPIPS is "not measured". docs/evaluation.md says what each number is.
     """
-    from exo2ego.evaluation.evaluate import evaluate as score
+    from exo2ego.evaluation.clip_choice import ClipChoice
+    from exo2ego.evaluation.evaluate import open_evaluation
 
-    scores = score(
+    evaluation = open_evaluation(
         opened(store),
         samples,
+        clips=ClipChoice(evaluation_set) if evaluation_set else None,
         trunk=alexnet,
         device=chosen_device(device),
-        track=drawn,
     )
+    if dry_run:
+        tell(evaluation.plan(), as_json=as_json)
+        return
+    where = out or samples / "scores.json"
+    scores = evaluation.run(where, drawn)
     if as_json:
         typer.echo(scores.model_dump_json(indent=2))
         return
-    groups = {**scores.categories, "all": scores.overall}
-    rows = [[name, *_score_cells(score)] for name, score in groups.items()]
-    show_table("means over takes", ["category", "PSNR (dB)", "SSIM", "LPIPS"], rows)
-    typer.echo(f"written: {samples / 'scores.json'}; without a video: {len(scores.missing)} clips")
+    show_scores(scores)
+    typer.echo(f"written: {where}, {where.with_suffix('.parquet').name}")
+    if scores.missing:
+        some = ", ".join(scores.missing[:5])
+        typer.secho(f"without a video: {len(scores.missing)} clips, {some}", err=True, fg="red")
+
+
+def show_scores(scores: Any) -> None:
+    """Prints the means of each category and of all takes, with their intervals."""
+    papers = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
+    ours = {"view_bias": "view bias", "timing_error_frames": "timing (frames)"}
+    ours |= {"sharpness_log2": "sharpness (log2)"}
+    groups = {**scores.categories, "overall": scores.overall}
+    for title, measures in (("means over takes, 95 % intervals", papers), ("and ours", ours)):
+        rows = [
+            [name, *(_score_cell(score, scores.intervals[name], key) for key in measures)]
+            for name, score in groups.items()
+        ]
+        show_table(title, ["category", *measures.values()], rows)
 
 
 @app.command("export")
@@ -970,9 +999,13 @@ def claim_demo_folder(out: Path, settings: dict[str, Any]) -> None:
     marker.write_bytes(orjson.dumps(settings))
 
 
-def _score_cells(score: Any) -> list[str]:
-    lpips = score.lpips if isinstance(score.lpips, str) else f"{score.lpips:.4f}"
-    return [f"{score.psnr:.4f}", f"{score.ssim:.4f}", lpips]
+def _score_cell(score: Any, intervals: dict[str, Any], measure: str) -> str:
+    value = getattr(score, measure)
+    if isinstance(value, str):
+        return value
+    ends = intervals[measure]
+    known = not isinstance(ends.low, str)
+    return f"{value:.4f}" + (f"\n{ends.low:.4f} to {ends.high:.4f}" if known else "")
 
 
 if __name__ == "__main__":

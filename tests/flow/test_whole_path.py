@@ -214,6 +214,15 @@ def test_shares_views_and_cameras_that_are_not_there_are_faults(world: World, tm
     assert "evaluation.md" in fault(*words, "--camera", tmp_path / "none.json")
 
 
+def test_scores_are_shown_for_people_and_planned_without_a_file(world: World, tmp_path: Path):
+    words = ("evaluate", "--store", world.store, "--samples", world.at / "samples")
+    plan = report(*words, "--dry-run", "--out", tmp_path / "s.json", "--device", "cpu")
+    assert (plan["clips"], plan["missing"]) == (1, []) and not list(tmp_path.iterdir())
+    shown = call(*words, "--out", tmp_path / "s.json", "--set", "test-1")
+    assert shown.exit_code == 0 and "overall" in shown.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.json", "s.parquet"]
+
+
 def test_a_misspelt_setting_names_the_known_ones(world: World, tmp_path: Path):
     words = ("train", "--stage", "align", "--store", world.store, "--out", tmp_path / "run")
     assert "optimiser" in fault(*words, "--set", "optimizer.lr=1e-3")
