@@ -568,6 +568,50 @@ def own_device(device: str) -> str:
 
 
 @app.command()
+def baseline(
+    store: Store,
+    method: Annotated[
+        Literal["mean-frame", "exo-view", "frozen-first"],
+        typer.Option(help="What to show; Align on every frame: `sample` of an align run."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for videos and manifest.")],
+    view: Annotated[
+        str | None, typer.Option(help="exo-view: its number, or `best`, an oracle [best].")
+    ] = None,
+    first_frames: Annotated[
+        str | None, typer.Option(help="frozen-first: which of several, by digest.")
+    ] = None,
+    evaluation_set: SetOption = None,
+    split: SplitOption = None,
+    clip: ClipIds = None,
+    limit: Limit = None,
+    vae: Vae = PUBLISHED,
+    shard: ShardOption = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make the videos of a baseline of which nothing is trained: they are scored as samples are.
+
+    The mean ego frame of the training split; an exo view; or a first frame, held.
+    """
+    from exo2ego.evaluation.baselines import baseline_settings, open_baseline
+    from exo2ego.evaluation.clip_choice import ClipChoice
+
+    number = int(view) if view and view.isdigit() else view
+    samples = open_baseline(
+        opened(store),
+        baseline_settings(method, view=number, first_frames=first_frames),
+        out,
+        vae_spec=vae,
+        clips=ClipChoice(evaluation_set, split, tuple(clip or ()), limit),
+        shard=asked_shard(shard),
+        device=own_device(device),
+        track=drawn,
+    )
+    tell(samples.fill(drawn), as_json=as_json)
+
+
+@app.command()
 def evaluate(
     store: Store,
     samples: Annotated[Path, typer.Option(help="Folder that `sample` wrote.")],

@@ -223,6 +223,18 @@ def test_scores_are_shown_for_people_and_planned_without_a_file(world: World, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.json", "s.parquet"]
 
 
+def test_baselines_are_made_and_scored_by_the_shell(world: World, tmp_path: Path):
+    words = ("baseline", "--store", world.store, "--vae", "tiny", "--device", "cpu")
+    for method in ("mean-frame", "exo-view", "frozen-first"):
+        out = tmp_path / method
+        assert report(*words, "--method", method, "--out", out)["clips_new"] == 1
+        scores = report("evaluate", "--store", world.store, "--samples", out)
+        assert scores["provenance"]["samples"]["stage"] == method
+    assert "exo2ego baseline" in fault(
+        *words, "--method", "mean-frame", "--view", "1", "--out", tmp_path / "x"
+    )
+
+
 def test_a_misspelt_setting_names_the_known_ones(world: World, tmp_path: Path):
     words = ("train", "--stage", "align", "--store", world.store, "--out", tmp_path / "run")
     assert "optimiser" in fault(*words, "--set", "optimizer.lr=1e-3")
