@@ -76,6 +76,10 @@ DryRun = Annotated[
 ShardOption = Annotated[
     str | None, typer.Option(help="Share of the clips: 2/4 is the second of four [torchrun's].")
 ]
+AlexNet = Annotated[
+    Path | None,
+    typer.Option(help="torchvision's alexnet-owt-7be5be79.pth for LPIPS [torch hub's cache]."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: the GPU if there is one.")]
 Vae = Annotated[
@@ -612,6 +616,77 @@ def baseline(
 
 
 @app.command()
+def bias(
+    store: Store,
+    out: Annotated[Path, typer.Option(help="Folder for videos, bias.json and bias.png.")],
+    wan: Annotated[
+        str, typer.Option(help="Wan2.2-I2V-A14B, all of it: a diffusers folder or a hub id.")
+    ] = PUBLISHED,
+    prompts: Annotated[
+        Path | None, typer.Option(help="TOML with `general` and `ego` prompts [shipped ones].")
+    ] = None,
+    view: Annotated[int, typer.Option(help="Exo view whose first frame is given.")] = 0,
+    evaluation_set: SetOption = None,
+    split: SplitOption = None,
+    clip: ClipIds = None,
+    limit: Limit = None,
+    steps: Annotated[int, typer.Option(min=1, help="Solver steps (paper: Table 8).")] = 40,
+    guidance: Annotated[float, typer.Option(min=1, help="1 turns guidance off (Table 8).")] = 3.5,
+    seed: Annotated[int, typer.Option(help="Each clip's noise depends on it and the id.")] = 0,
+    alexnet: AlexNet = None,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Keep on the GPU the part that is running alone.")
+    ] = False,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Show what stock Wan makes of exo first frames: does it leave their view when told to?
+
+    Two families of prompts, general ones and such that ask for the ego view (paper, section 6).
+    """
+    from exo2ego.evaluation.bias.probe import open_bias
+    from exo2ego.evaluation.bias.prompts import read_prompts
+    from exo2ego.evaluation.clip_choice import ClipChoice
+
+    probe = open_bias(
+        opened(store),
+        wan,
+        out,
+        prompts=read_prompts(prompts),
+        clips=ClipChoice(evaluation_set, split, tuple(clip or ()), limit),
+        view=view,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        trunk=alexnet,
+        offload=offload,
+        device=chosen_device(device),
+    )
+    if dry_run:
+        tell(probe.plan(), as_json=as_json)
+        return
+    found = probe.run(drawn)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    show_bias(found)
+    typer.echo(f"written: {out / 'bias.json'}, {out / 'bias.png'}")
+
+
+def show_bias(report: Any) -> None:
+    """Prints each family's means with their intervals: 1 is the given frame, -1 the truth."""
+    measures = {"view_bias": "first frame", "view_bias_pixels": "(pixels)"}
+    measures |= {"last_view_bias": "last frame", "last_view_bias_pixels": "(pixels)"}
+    rows = [
+        [name, str(of.videos), *(_score_cell(of, of.intervals, key) for key in measures)]
+        for name, of in report.families.items()
+    ]
+    columns = ["prompts", "videos", *measures.values()]
+    show_table("view bias: 1 the given exo frame, -1 the ego truth", columns, rows)
+
+
+@app.command()
 def evaluate(
     store: Store,
     samples: Annotated[Path, typer.Option(help="Folder that `sample` wrote.")],
@@ -621,10 +696,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="JSON to write, and the .parquet beside it [scores.json].")
     ] = None,
-    alexnet: Annotated[
-        Path | None,
-        typer.Option(help="torchvision's alexnet-owt-7be5be79.pth for LPIPS [torch hub's cache]."),
-    ] = None,
+    alexnet: AlexNet = None,
     dry_run: DryRun = False,
     device: Device = "auto",
     as_json: AsJson = False,

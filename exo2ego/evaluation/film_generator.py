@@ -41,14 +41,15 @@ def generated(filming: Filming) -> Film:
         on_device = {name: value.to(filming.device) for name, value in arrays.items()}
         given = given_of(ClipBatch(list(clip_ids), on_device, []), experiment)
         shape = given.condition.shape[1:]
-        noise = torch.stack([_noise(filming.seed, clip_id, shape) for clip_id in clip_ids])
+        noise = torch.stack([clip_noise(filming.seed, clip_id, shape) for clip_id in clip_ids])
         latents = sample(generator, given, noise.to(filming.device), filming.sampler)
         return frames_from_video(filming.codec.decode(latents))
 
     return film
 
 
-def _noise(seed: int, clip_id: str, shape: torch.Size) -> Float[Tensor, "c t h w"]:
+def clip_noise(seed: int, clip_id: str, shape: torch.Size) -> Float[Tensor, "c t h w"]:
+    """A clip's own noise, drawn on the CPU: the same on any device, in any batch."""
     drawn = torch.Generator().manual_seed(noise_seed(seed, clip_id))
     return torch.randn(shape, generator=drawn)
 
