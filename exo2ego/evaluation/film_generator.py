@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from exo2ego.evaluation.filming import Film, Filming
+from exo2ego.evaluation.filming import Film, Filming, shown_frames
 from exo2ego.evaluation.first_conditions import open_conditions
 from exo2ego.model.sampling import VideoGenerator, sample
-from exo2ego.model.vae import frames_from_video
 from exo2ego.model.wan_memory import MemorySettings, spare_memory
 from exo2ego.training.experiment import DiffusionExperiment
 from exo2ego.training.experiment_file import parse_experiment
@@ -43,7 +42,7 @@ def generated(filming: Filming) -> Film:
         shape = given.condition.shape[1:]
         noise = torch.stack([clip_noise(filming.seed, clip_id, shape) for clip_id in clip_ids])
         latents = sample(generator, given, noise.to(filming.device), filming.sampler)
-        return frames_from_video(filming.codec.decode(latents))
+        return shown_frames(filming.codec.decode(latents), clip_ids)
 
     return film
 

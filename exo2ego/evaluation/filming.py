@@ -4,14 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from exo2ego.evaluation.manifest import SamplesFault
 from exo2ego.evaluation.scene import AS_STORED, Scene
 from exo2ego.model.flow import SamplerSettings
-from exo2ego.model.vae import LatentCodec
+from exo2ego.model.vae import LatentCodec, frames_from_video
 from exo2ego.model.wan_memory import MemorySettings
 from exo2ego.training.checkpoint import CheckpointState
+from stores.damage import name_some
 from stores.reading import Store
 
 Film = Callable[[Sequence[str]], UInt8[Tensor, "b T H W 3"]]
@@ -54,3 +56,22 @@ class Maker:
     """Loads the model. Raises a UserFault if something that it needs is not at hand."""
     solves: bool
     """Whether it starts from noise and takes solver steps, so that seed and sampler matter."""
+
+
+def shown_frames(
+    video: Float[Tensor, "b 3 T H W"], clip_ids: Sequence[str]
+) -> UInt8[Tensor, "b T H W 3"]:
+    """Frames 0..255 of what a model made, in [-1, 1].
+
+    Raises SamplesFault, naming the clips, for NaN: as levels it would be a black picture.
+    """
+    if bad := [clip_id for clip_id, one in zip(clip_ids, video, strict=True) if one.isnan().any()]:
+        raise SamplesFault(
+            "A model made no picture of these clips.",
+            where=name_some(bad),
+            expected="numbers in every pixel",
+            got="NaN",
+            fix="Look at the run's losses and sample an older checkpoint; or sample with less "
+            "guidance, or with --weights full.",
+        )
+    return frames_from_video(video)

@@ -9,10 +9,10 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from exo2ego.evaluation.filming import Film, Filming
+from exo2ego.evaluation.filming import Film, Filming, shown_frames
 from exo2ego.geometry.clip_rays import CLIP_CAMERAS
 from exo2ego.model.align import align_given, align_reads
-from exo2ego.model.vae import LatentCodec, frames_from_video, video_from_frames
+from exo2ego.model.vae import LatentCodec, video_from_frames
 from exo2ego.training.experiment import AlignExperiment
 from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.stages import arithmetic, load_model
@@ -49,7 +49,8 @@ def per_frame_align(filming: Filming) -> Film:
         ]
         # as videos of one frame each: no frame is decoded in the light of another
         stills = rearrange(torch.cat(latents), "T c h w -> T c 1 h w")
-        return rearrange(frames_from_video(codec.decode(stills)), "T 1 H W rgb -> 1 T H W rgb")
+        video = rearrange(codec.decode(stills), "T rgb 1 H W -> 1 rgb T H W")
+        return shown_frames(video, [clip_id])
 
     def film(clip_ids: Sequence[str]) -> UInt8[Tensor, "b T H W 3"]:
         return torch.cat([film_one(clip_id) for clip_id in clip_ids])

@@ -81,12 +81,12 @@ def frames_of(out: Path, prompt: str, clip_id: str = CLIP) -> torch.Tensor:
     return load_file(out / prompt / f"{clip_id}.safetensors")["frames"]
 
 
-def changed(stock: Path, tmp_path: Path, expert: str) -> Path:
+def changed(stock: Path, tmp_path: Path, expert: str, by: float = 0.5) -> Path:
     """A copy in which one expert's output is another one."""
     copy = shutil.copytree(stock, tmp_path / f"other-{expert}")
     path = copy / expert / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
-    weights["proj_out.bias"] = weights["proj_out.bias"] + 0.5
+    weights["proj_out.bias"] = weights["proj_out.bias"] + by
     save_file(weights, path, metadata={"format": "pt"})
     return copy
 
@@ -125,6 +125,12 @@ def test_both_experts_make_the_video_and_are_told_apart(
     assert not torch.equal(frames_of(tmp_path / "a", "ego-1"), frames_of(tmp_path / "b", "ego-1"))
     with pytest.raises(SamplesFault, match="baseline"):
         probed(store, other, tmp_path / "a")
+
+
+def test_a_video_of_nan_is_a_fault(store: Store, stock: Path, tmp_path: Path):
+    broken = changed(stock, tmp_path, "transformer_2", by=torch.nan)
+    with pytest.raises(SamplesFault, match=CLIP):
+        probed(store, broken, tmp_path / "out")
 
 
 def test_a_given_frame_has_bias_1_and_the_truth_minus_1(store: Store):

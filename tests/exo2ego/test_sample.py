@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from exo2ego.evaluation.clip_choice import ClipChoice
 from exo2ego.evaluation.evaluate import evaluate
 from exo2ego.evaluation.film_generator import noise_seed
+from exo2ego.evaluation.filming import shown_frames
 from exo2ego.evaluation.manifest import MANIFEST, SamplesFault, read_manifest
 from exo2ego.evaluation.sample import sample
 from exo2ego.model.flow import SamplerSettings
@@ -116,6 +117,23 @@ def test_an_interrupted_call_keeps_what_is_done(
     assert (tmp_path / f"{TEST_1[0]}.safetensors").stat().st_mtime_ns == kept
     for clip_id in TEST_1:
         assert torch.equal(frames_of(tmp_path, clip_id), frames_of(samples, clip_id))
+
+
+def test_a_video_of_nan_is_a_fault_and_no_black_picture(
+    framed_store: Store, runs: dict[str, Path], tmp_path: Path
+):
+    beyond_float32 = SamplerSettings(steps=2, guidance=1e300)
+    with pytest.raises(SamplesFault, match=TEST_1[0]):
+        sample(framed_store, runs["multiexocon"], tmp_path, vae_spec="tiny", sampler=beyond_float32)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_one_pixel_of_nan_names_its_clip_among_others():
+    video = torch.zeros(3, 3, 5, 8, 10)
+    assert shown_frames(video, ["a", "b", "c"]).shape == (3, 5, 8, 10, 3)
+    video[1, 2, 4, 7, 9] = torch.nan
+    with pytest.raises(SamplesFault, match="where:    b\n"):
+        shown_frames(video, ["a", "b", "c"])
 
 
 def test_a_sample_whose_file_is_gone_is_made_again(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from exo2ego.evaluation.baselines.source import Baseline, BaselineSource
-from exo2ego.model.vae import frames_from_video
+from exo2ego.evaluation.filming import shown_frames
 from exo2ego.training.first_frames import FIRST_FRAMES
 
 
@@ -36,7 +36,7 @@ def open_frozen_first(settings: FrozenFirst, source: BaselineSource) -> Baseline
     def film(clip_ids: Sequence[str]) -> UInt8[Tensor, "b T H W 3"]:
         latents = torch.from_numpy(stored.read("first_latent", clip_ids)).float()
         stills = source.codec.decode(rearrange(latents, "b c h w -> b c 1 h w"))
-        return repeat(frames_from_video(stills), "b 1 H W rgb -> b T H W rgb", T=frames)
+        return repeat(shown_frames(stills, clip_ids), "b 1 H W rgb -> b T H W rgb", T=frames)
 
     about = {"name": "frozen-first", "source": stored.provenance["source"]}
     return Baseline(about, lambda: film, first_frames=stored.digest)

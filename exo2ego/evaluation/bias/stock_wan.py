@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from exo2ego.evaluation.film_generator import clip_noise
-from exo2ego.evaluation.filming import Film
+from exo2ego.evaluation.filming import Film, shown_frames
 from exo2ego.evaluation.metrics import unit_frames
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.pretrained import WeightsFault
-from exo2ego.model.vae import LatentCodec, frames_from_video, load_codec
+from exo2ego.model.vae import LatentCodec, load_codec
 from exo2ego.model.wan import HIGH_NOISE, IN_CHANNELS, LOW_NOISE
 from exo2ego.training.build import wan_fingerprint
 from stores.reading import Store
@@ -75,7 +75,7 @@ class StockWan:
                 return_dict=False,
             )
             video = rearrange(cast(Tensor, output[0]), "b T rgb H W -> b rgb T H W")
-            return frames_from_video(2 * video.float() - 1)
+            return shown_frames(2 * video.float() - 1, [clip_id])
 
         return lambda clip_ids: torch.cat([film_one(clip_id) for clip_id in clip_ids])
 
