@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import blake3
+import orjson
 import torch
 
 from exo2ego.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
@@ -15,6 +17,7 @@ from exo2ego.evaluation.measures import MEASURES, Measured, measure_clip
 from exo2ego.evaluation.sample_files import read_frames
 from exo2ego.evaluation.score_table import write_table
 from exo2ego.evaluation.scores import NOT_MEASURED, Scores, gather
+from exo2ego.evaluation.unfinished import Unfinished, open_unfinished
 from exo2ego.training.checkpoint import file_digest, software_versions
 from stores.atomic import write_whole
 from stores.progress import Track, silent
@@ -77,15 +80,38 @@ class Evaluation:
         return found
 
     def run(self, out: Path, track: Track) -> Scores:
-        """Scores all, and writes them to `out` and, a row a frame, to the .parquet beside it."""
-        there = self.there
-        tracked = track(there, total=len(there), what="evaluate", unit="clips")
-        measured = {clip_id: self.measure(clip_id) for clip_id in tracked}
+        """Scores all, and writes them to `out` and, a row a frame, to the .parquet beside it.
+
+        What was measured before an interruption is not measured again. Raises SamplesFault.
+        """
+        _check_out(out)
         provenance = self.provenance()
+        unfinished = open_unfinished(out, self._basis(provenance))
+        measured = self._measured(unfinished, track)
         scores = gather(self.store, measured, self.missing, provenance)
         write_table(out.with_suffix(".parquet"), self.store, measured, provenance)
         write_whole(out, scores.model_dump_json(indent=2).encode())
+        unfinished.remove()
         return scores
+
+    def _measured(self, unfinished: Unfinished, track: Track) -> dict[str, Measured]:
+        """Every clip that has a video; each is kept as soon as it is done."""
+        videos = {clip_id: self._video_digest(clip_id) for clip_id in self.there}
+        done = {key[0]: unfinished.known[key] for key in videos.items() if key in unfinished.known}
+        left = [clip_id for clip_id in videos if clip_id not in done]
+        for clip_id in track(left, total=len(left), what="evaluate", unit="clips"):
+            done[clip_id] = self.measure(clip_id)
+            unfinished.add(clip_id, videos[clip_id], done[clip_id])
+        return {clip_id: done[clip_id] for clip_id in videos}
+
+    def _video_digest(self, clip_id: str) -> str:
+        path = self.samples / self.manifest.clips[clip_id].frames
+        return file_digest(path) if path.is_file() else "no file"
+
+    def _basis(self, provenance: dict[str, Any]) -> str:
+        """Digest of what decides a clip's numbers, but for its video."""
+        decides = {**provenance, "manifest_digest": None, "device": torch.device(self.device).type}
+        return blake3.blake3(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def plan(self) -> EvaluationPlan:
         """What `run` would do: one clip is measured, nothing is written."""
@@ -154,6 +180,17 @@ def open_evaluation(
     if not found.there:
         raise _no_samples(samples, choice)
     return found
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix != ".json":
+        raise SamplesFault(
+            "The scores would not lie beside their table.",
+            where=f"{out}, --out",
+            expected="a name that ends in .json; the table takes the same with .parquet",
+            got=out.name,
+            fix=f"Give {out.with_suffix('.json')}.",
+        )
 
 
 def _check_store(samples: Path, expected: str, got: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from exo2ego.evaluation.score_table import table_provenance
 from exo2ego.evaluation.scores import Scores
 from exo2ego.evaluation.view_bias import pixel_distance, view_bias
 from exo2ego.model.flow import SamplerSettings
+from stores.progress import Item
 from stores.reading import Store
 
 CLIPS = ("cmu_bike02_1-f000000", "cmu_bike02_1-f000036")
@@ -72,16 +74,23 @@ def test_without_a_trunk_lpips_is_not_measured_and_never_zero(samples: Path, fra
     assert plain["provenance"]["lpips_trunk"] == "not measured"
 
 
-def test_with_a_trunk_lpips_is_measured(
-    samples: Path, framed_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def write_random_trunk(path: Path) -> dict[str, torch.Tensor]:
+    """Weights of AlexNet's shapes."""
     generator, channels, trunk = torch.Generator().manual_seed(0), 3, {}
     for name, layer in LAYERS.items():
         shape = (layer.channels, channels, layer.kernel, layer.kernel)
         trunk[f"{name}.weight"] = torch.randn(shape, generator=generator)
         trunk[f"{name}.bias"] = torch.zeros(layer.channels)
         channels = layer.channels
-    torch.save(trunk, tmp_path / "alexnet.pth")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(trunk, path)
+    return trunk
+
+
+def test_with_a_trunk_lpips_is_measured(
+    samples: Path, framed_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    trunk = write_random_trunk(tmp_path / "alexnet.pth")
     digest = hashlib.sha256((tmp_path / "alexnet.pth").read_bytes()).hexdigest()
     monkeypatch.setattr("exo2ego.evaluation.lpips.TRUNK_SHA256", digest)
     scores = evaluate(framed_store, samples, trunk=tmp_path / "alexnet.pth")
@@ -213,3 +222,71 @@ def test_a_clips_own_measures_are_those_of_its_video(samples: Path, framed_store
     assert scores.clips[CLIPS[0]].view_bias == "not measured"  # without LPIPS
     assert scores.clips[CLIPS[0]].lag_frames == "not measured"  # the truth does not move
     assert scores.overall.timing_error_frames == "not measured"
+
+
+class Stopped(BaseException):
+    """Somebody presses Ctrl-C."""
+
+
+def stop_after(count: int):
+    def track(items: Iterable[Item], /, *, total: int, what: str, unit: str) -> Iterator[Item]:
+        for number, item in enumerate(items):
+            if number == count:
+                raise Stopped
+            yield item
+
+    return track
+
+
+def counted(seen: list[int]):
+    def track(items: Iterable[Item], /, *, total: int, what: str, unit: str) -> Iterator[Item]:
+        seen.append(total)
+        yield from items
+
+    return track
+
+
+def test_an_evaluation_that_was_stopped_goes_on_and_finds_the_same(
+    samples: Path, framed_store: Store, tmp_path: Path
+):
+    equal = torch.from_numpy(framed_store.read("ego_frames", [CLIPS[0]])[0])
+    put_frames(samples, CLIPS[0], equal)  # its PSNR is infinite
+    whole, out, seen = evaluate(framed_store, samples), tmp_path / "scores.json", []
+    with pytest.raises(Stopped):
+        evaluate(framed_store, samples, out=out, track=stop_after(2))
+    assert not out.exists()
+    notes = tmp_path / "scores.unfinished.jsonl"
+    notes.write_bytes(notes.read_bytes() + b'{"clip_id": "cut o')
+    assert evaluate(framed_store, samples, out=out, track=counted(seen)) == whole
+    assert seen == [len(whole.clips) - 2]
+    assert {path.name for path in tmp_path.glob("scores*")} == {"scores.json", "scores.parquet"}
+    tables = (pq.read_table(folder / "scores.parquet") for folder in (tmp_path, samples))
+    assert next(tables).equals(next(tables))
+
+
+@pytest.mark.parametrize("change", ["video", "trunk", "settings"])
+def test_what_was_measured_of_something_else_is_measured_anew(
+    change: str, samples: Path, framed_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, seen = tmp_path / "scores.json", []
+    with pytest.raises(Stopped):
+        evaluate(framed_store, samples, out=out, track=stop_after(3))
+    if change == "video":
+        put_frames(samples, CLIPS[1], frames_of(samples, CLIPS[1]) // 2)
+    elif change == "trunk":
+        monkeypatch.setattr("exo2ego.evaluation.lpips.TRUNK_SHA256", "")
+        write_random_trunk(tmp_path / "torch/hub/checkpoints/alexnet-owt-7be5be79.pth")
+    else:
+        manifest = json.loads((samples / MANIFEST).read_text())
+        manifest["settings"]["seed"] = 1
+        (samples / MANIFEST).write_text(json.dumps(manifest))
+    scores = evaluate(framed_store, samples, out=out, track=counted(seen))
+    assert seen == [2 if change == "video" else 4]
+    assert scores == evaluate(framed_store, samples)
+
+
+def test_scores_that_are_no_json_file_are_refused_before_anything_is_measured(
+    samples: Path, framed_store: Store, tmp_path: Path
+):
+    with pytest.raises(SamplesFault, match=r"\.json"):
+        evaluate(framed_store, samples, out=tmp_path / "scores.parquet", track=stop_after(0))
