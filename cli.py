@@ -620,7 +620,10 @@ def bias(
     store: Store,
     out: Annotated[Path, typer.Option(help="Folder for videos, bias.json and bias.png.")],
     wan: Annotated[
-        str, typer.Option(help="Wan2.2-I2V-A14B, all of it: a diffusers folder or a hub id.")
+        str,
+        typer.Option(
+            help="Wan2.2-I2V-A14B, all of it: a diffusers folder, a hub id, or `tiny` (random)."
+        ),
     ] = PUBLISHED,
     prompts: Annotated[
         Path | None, typer.Option(help="TOML with `general` and `ego` prompts [shipped ones].")

@@ -8,12 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
-from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 from typer.testing import CliRunner
 
 from cli import app
@@ -21,14 +18,13 @@ from exo2ego.evaluation.bias.contact_sheet import NOT_EGO, SheetRow, write_sheet
 from exo2ego.evaluation.bias.probe import open_bias, probe_bias
 from exo2ego.evaluation.bias.prompts import Prompts, PromptsFault, read_prompts
 from exo2ego.evaluation.bias.report import BiasReport, VideoBias, family_bias, measure_video
+from exo2ego.evaluation.bias.tiny_stock import tiny_stock
 from exo2ego.evaluation.clip_choice import ClipChoice
 from exo2ego.evaluation.evaluate import evaluate
 from exo2ego.evaluation.film_generator import noise_seed
 from exo2ego.evaluation.manifest import SamplesFault, read_manifest
 from exo2ego.evaluation.scene import SceneFault
 from exo2ego.model.pretrained import WeightsFault
-from exo2ego.model.seeding import initial_weights_from
-from exo2ego.model.vae import load_codec
 from stores.errors import StoreFault
 from stores.progress import Item, silent
 from stores.reading import Store
@@ -39,30 +35,10 @@ ONE = ClipChoice(clip_ids=(CLIP,))
 
 
 @pytest.fixture(scope="module")
-def stock(
-    make_wan: Callable[..., WanTransformer3DModel], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of the whole pipeline, every part small and of the real class."""
-    pieces = ["▁a", "▁person", "▁the", "▁bike", "▁first", "▁view"]
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), *((p, -2.0) for p in pieces)]
-    tokenizer = T5TokenizerFast(vocab=vocabulary, extra_ids=0)
-    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
-    with initial_weights_from(torch.Generator().manual_seed(1)):
-        encoder = UMT5EncoderModel(UMT5Config(vocab_size=len(vocabulary), **sizes)).eval()
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-    )
-    pipeline = WanImageToVideoPipeline(
-        tokenizer=tokenizer,  # pyright: ignore[reportArgumentType]
-        text_encoder=encoder,
-        vae=load_codec("tiny").vae,
-        scheduler=scheduler,  # pyright: ignore[reportArgumentType]
-        transformer=make_wan(),
-        transformer_2=make_wan(num_layers=1),
-        boundary_ratio=0.9,
-    )
     folder = tmp_path_factory.mktemp("stock") / "wan"
-    pipeline.save_pretrained(folder)
+    tiny_stock().save_pretrained(folder)
     return folder
 
 
@@ -79,6 +55,18 @@ def probed(store: Store, stock: Path, out: Path, **told: object) -> BiasReport:
 
 def frames_of(out: Path, prompt: str, clip_id: str = CLIP) -> torch.Tensor:
     return load_file(out / prompt / f"{clip_id}.safetensors")["frames"]
+
+
+def test_the_tiny_one_is_the_same_every_time_and_as_it_is_read_from_its_folder(
+    store: Store, stock: Path, tmp_path: Path
+):
+    probed(store, stock, tmp_path / "a")
+    told = {"prompts": PROMPTS, "clips": ONE, "steps": 3}
+    probe_bias(store, "tiny", tmp_path / "b", **told)
+    for prompt in ("general-1", "ego-1"):
+        assert torch.equal(frames_of(tmp_path / "a", prompt), frames_of(tmp_path / "b", prompt))
+    probe = open_bias(store, "tiny", tmp_path / "a", **told)  # the same weights: it goes on there
+    assert probe.plan().videos_done == 3
 
 
 def changed(stock: Path, tmp_path: Path, expert: str, by: float = 0.5) -> Path:
@@ -261,6 +249,12 @@ def test_a_folder_without_a_pipeline_and_one_with_a_part_missing_are_refused(
     with pytest.raises(WeightsFault, match=r"model_index\.json"):
         probed(store, stock / "vae", tmp_path / "out")
     copy = shutil.copytree(stock, tmp_path / "copy")
+    config = copy / "transformer" / "config.json"
+    whole = config.read_text()
+    config.write_text(json.dumps(json.loads(whole) | {"in_channels": 16}))
+    with pytest.raises(WeightsFault, match="16 input channels"):
+        probed(store, copy, tmp_path / "out")
+    config.write_text(whole)
     (copy / "transformer_2" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(WeightsFault, match="transformer_2"):
         probed(store, copy, tmp_path / "out")

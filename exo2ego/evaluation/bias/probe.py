@@ -139,7 +139,7 @@ class BiasProbe:
         return {
             "store": self.store.hash,
             "clips": {"evaluation_set": self.choice.set_meant, "split": self.choice.split},
-            "wan": self.wan.about,
+            "wan": {"spec": self.wan.spec, **self.wan.about},
             "negative": self.prompts.negative,
             "view": self.view,
             "sampler": self.sampler.model_dump(),

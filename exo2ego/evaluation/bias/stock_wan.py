@@ -4,17 +4,19 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from torch import Tensor
 
+from exo2ego.evaluation.bias.tiny_stock import tiny_stock
 from exo2ego.evaluation.film_generator import clip_noise
 from exo2ego.evaluation.filming import Film, shown_frames
 from exo2ego.evaluation.metrics import unit_frames
 from exo2ego.model.flow import SamplerSettings
-from exo2ego.model.pretrained import WeightsFault
+from exo2ego.model.pretrained import TINY, WeightsFault, locate
 from exo2ego.model.vae import LatentCodec, load_codec
 from exo2ego.model.wan import HIGH_NOISE, IN_CHANNELS, LOW_NOISE
 from exo2ego.training.build import wan_fingerprint
@@ -29,11 +31,13 @@ NEEDED = (HIGH_NOISE, LOW_NOISE, "text_encoder", "tokenizer", "scheduler", "vae"
 class StockWan:
     """The pipeline as published: nothing of ours is in it."""
 
+    spec: str
+    """Where it was read from."""
     pipeline: WanImageToVideoPipeline
     codec: LatentCodec
     """Of the pipeline's own VAE."""
     about: dict[str, Any]
-    """What it is made of, for the manifest."""
+    """What it is made of, wherever it lies, for the manifest."""
 
     @property
     def shift(self) -> float:
@@ -86,56 +90,62 @@ def exo_first_frame(store: Store, clip_id: str, view: int) -> UInt8[Tensor, "H W
 
 
 def load_stock_wan(spec: str, *, device: str = "cpu", offload: bool = False) -> StockWan:
-    """The pipeline of a diffusers folder or hub id: on a GPU in bfloat16, its VAE in float32.
+    """The pipeline of a diffusers folder, a hub id, or "tiny"; its VAE in float32.
 
-    `offload` keeps on the GPU the part that is running alone (an expert of 14B: 29 GB).
+    The rest is in bfloat16 on a GPU, in float32 on the CPU. `offload` keeps on the GPU the part
+    that is running alone (an expert of 14B: 29 GB).
     Raises WeightsFault unless both experts, the text encoder and the VAE of 16 channels are there.
     """
-    config = _checked_config(spec)
-    codec = load_codec(spec)
     on_gpu = torch.device(device).type != "cpu"
     dtype = torch.bfloat16 if on_gpu else torch.float32
-    try:
-        pipeline = WanImageToVideoPipeline.from_pretrained(spec, vae=codec.vae, dtype=dtype)
-    except (OSError, ValueError, SafetensorError) as cause:
-        raise _not_stock(
-            spec, f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
-        ) from cause
+    pipeline = tiny_stock() if spec == TINY else _published(spec, dtype)
     pipeline.set_progress_bar_config(disable=True)
-    experts = {name: getattr(pipeline, name) for name in (HIGH_NOISE, LOW_NOISE)}
-    for name, expert in experts.items():
-        if (channels := expert.config["in_channels"]) != IN_CHANNELS:
-            raise _not_stock(f"{spec}/{name}", f"{channels} input channels, not {IN_CHANNELS}")
+    codec, experts = LatentCodec(pipeline.vae), (HIGH_NOISE, LOW_NOISE)
     about = {
-        "wan": spec,
         "pipeline": PIPELINE,
-        "boundary_ratio": config["boundary_ratio"],
+        "boundary_ratio": pipeline.config["boundary_ratio"],
         "scheduler": type(pipeline.scheduler).__name__,
-        "fingerprints": {name: wan_fingerprint(expert) for name, expert in experts.items()},
+        "fingerprints": {name: wan_fingerprint(getattr(pipeline, name)) for name in experts},
+        "vae": codec.recipe(),
         "dtype": str(dtype).removeprefix("torch."),
     }
     if offload and on_gpu:
         pipeline.enable_model_cpu_offload(device=device)
     else:
         pipeline.to(device)
-    return StockWan(pipeline, codec, about)
+    return StockWan(spec, pipeline, codec, about)
 
 
-def _checked_config(spec: str) -> dict[str, Any]:
-    """model_index.json, before a byte of weights is read."""
+def _published(spec: str, dtype: torch.dtype) -> WanImageToVideoPipeline:
+    """The pipeline on the CPU."""
+    _check_config(spec)
+    vae = load_codec(spec).vae
+    try:
+        return WanImageToVideoPipeline.from_pretrained(spec, vae=vae, dtype=dtype)
+    except (OSError, ValueError, SafetensorError) as cause:
+        raise _not_stock(spec, f"{type(cause).__name__}: {_first_line(cause)}") from cause
+
+
+def _check_config(spec: str) -> None:
+    """Looks at model_index.json and at the experts' sizes before a byte of weights is read."""
     try:
         config = cast(dict[str, Any], WanImageToVideoPipeline.load_config(spec))
     except OSError as cause:
-        raise _not_stock(
-            spec, f"no model_index.json: {str(cause).partition(chr(10))[0]}"
-        ) from cause
+        raise _not_stock(spec, f"no model_index.json: {_first_line(cause)}") from cause
     if (name := config.get("_class_name")) != PIPELINE:
         raise _not_stock(spec, f"a pipeline {name}")
     if lacking := [part for part in NEEDED if not (config.get(part) or [None])[0]]:
         raise _not_stock(spec, f"no {', '.join(lacking)}")
     if config.get("boundary_ratio") is None:
         raise _not_stock(spec, "no boundary_ratio: one expert would do all steps")
-    return config
+    for name in (HIGH_NOISE, LOW_NOISE):
+        found = locate(spec, name, WanTransformer3DModel.__name__)
+        if (channels := found.config.get("in_channels")) != IN_CHANNELS:
+            raise _not_stock(found.place, f"{channels} input channels, not {IN_CHANNELS}")
+
+
+def _first_line(cause: Exception) -> str:
+    return str(cause).partition("\n")[0]
 
 
 def _picture(frame: UInt8[Tensor, "H W 3"]) -> Float[Tensor, "1 3 H W"]:
