@@ -88,7 +88,10 @@ def random_arrays(clip: ClipRow, seed: int) -> dict[str, np.ndarray]:
         shape = spec.row_shape(RECIPE.shape)
         if spec.dtype == "uint8":
             ramp = np.linspace(0, 160, shape[-2])[:, None] + rng.integers(0, 90, 3)
-            arrays[name] = np.broadcast_to(ramp, shape).astype(np.uint8)
+            pictures = np.broadcast_to(ramp, shape).copy()
+            if name == "exo_frames":  # "v T H W 3": no view is like another
+                pictures *= np.linspace(0.4, 1, shape[0])[:, None, None, None, None]
+            arrays[name] = pictures.astype(np.uint8)
         else:
             arrays[name] = rng.standard_normal(shape).astype(np.float16)
     return arrays

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from cli import app
-from exo2ego.evaluation.bias.contact_sheet import NOT_EGO, SheetRow, write_sheet
+from exo2ego.evaluation.bias.contact_sheet import NOT_EGO, SheetRow, video_row, write_sheet
 from exo2ego.evaluation.bias.probe import open_bias, probe_bias
 from exo2ego.evaluation.bias.prompts import Prompts, PromptsFault, read_prompts
 from exo2ego.evaluation.bias.report import BiasReport, VideoBias, family_bias, measure_video
@@ -208,6 +208,13 @@ def test_a_probe_goes_on_where_it_was_stopped(store: Store, stock: Path, tmp_pat
     assert (tmp_path / "general-1" / f"{CLIP}.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_folder_of_other_prompts_is_refused(store: Store, stock: Path, tmp_path: Path):
+    probed(store, stock, tmp_path)
+    for other in ({"general": ("a bike",)}, {"negative": "a view"}):
+        with pytest.raises(SamplesFault, match="baseline"):
+            probed(store, stock, tmp_path, prompts=PROMPTS.model_copy(update=other))
+
+
 def test_a_plan_writes_nothing(store: Store, stock: Path, tmp_path: Path):
     out = tmp_path / "out"
     plan = open_bias(store, str(stock), out, prompts=PROMPTS, clips=ONE, steps=1).plan()
@@ -325,3 +332,11 @@ def test_the_command_prints_families_and_with_json_the_whole_report(
     wrong = CliRunner().invoke(app, [*words, "--wan", str(tmp_path)], catch_exceptions=False)
     assert wrong.exit_code == 2
     assert "fix:" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_a_row_of_the_sheet_shows_and_marks_what_it_says():
+    exo, truth, *frames = (np.full((16, 24, 3), level, np.uint8) for level in range(11))
+    row = video_row("a line", exo, truth, np.stack(frames), (0.25, -0.5))
+    assert [int(picture[0, 0, 0]) for picture in row.pictures] == [0, 1, 2, 6, 10]
+    assert row.marked == [False, False, True, False, False]
+    assert row.captions[2:] == ["frame 0, bias +0.25", "frame 4", "frame 8, bias -0.50"]
