@@ -745,6 +745,29 @@ def show_scores(scores: Any) -> None:
         show_table(title, ["category", *measures.values()], rows)
 
 
+@app.command()
+def tables(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="What `evaluate` wrote: JSON files, or folders.")
+    ] = None,
+    form: Annotated[
+        Literal["markdown", "latex", "html"], typer.Option("--format", help="How to print them.")
+    ] = "markdown",
+    table: Annotated[
+        list[int] | None, typer.Option(min=1, max=6, help="Only this one; repeatable [1 to 6].")
+    ] = None,
+) -> None:
+    """Print the paper's Tables 1 to 6, each cell beside what was measured here.
+
+    Which row a result belongs to follows from the experiments that made it. What the paper says of
+    its tables is computed again, from its cells and from ours.
+    """
+    from exo2ego.evaluation.tables.forms import FORMS
+    from exo2ego.evaluation.tables.page import tables_page
+
+    typer.echo(FORMS[form](tables_page(results or [], table or [])), nl=False)
+
+
 @app.command("export")
 def export_run(
     run: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],

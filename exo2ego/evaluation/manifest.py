@@ -13,6 +13,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from exo2ego.evaluation.camera_path import CameraPath
+from exo2ego.evaluation.origin import Origin
 from exo2ego.evaluation.shards import ALL, Shard
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.training.checkpoint import software_versions
@@ -63,6 +64,10 @@ class SampleSettings(BaseModel):
     )
     baseline: dict[str, Any] | None = Field(
         default=None, description="what a baseline was made of; none for a run's samples"
+    )
+    origin: Origin | None = Field(
+        default=None,
+        description="which experiments made them; none for a baseline, and for older folders",
     )
     device: str = Field(description="type of device: another one differs in the last bits")
 
@@ -161,7 +166,8 @@ def _read_part(path: Path) -> Manifest:
 
 
 def _check_same(where: Path, a: SampleSettings, other: Path, b: SampleSettings) -> None:
-    before, now = a.model_dump(), b.model_dump()
+    # older folders do not know their origin; the digest of the weights says the same
+    before, now = (each.model_dump(exclude={"origin"}) for each in (a, b))
     if wrong := [key for key in now if now[key] != before[key]]:
         raise SamplesFault(
             "This folder holds samples that were made otherwise.",

@@ -24,6 +24,7 @@ from exo2ego.evaluation.manifest import (
     start_manifest,
     write_part,
 )
+from exo2ego.evaluation.origin import origin_of
 from exo2ego.evaluation.per_frame_align import per_frame_align
 from exo2ego.evaluation.sample_files import write_frames, write_pictures
 from exo2ego.evaluation.scene import AS_STORED, Scene
@@ -236,5 +237,6 @@ def _settings(filming: Filming, maker: Maker, clips: ClipChoice) -> SampleSettin
         views=scene.views,
         camera=scene.path,
         first_frames_by=read_state(find_checkpoint(align)).weights_digest if align else None,
+        origin=origin_of(filming.store, filming.checkpoint, align),
         device=torch.device(filming.device).type,
     )

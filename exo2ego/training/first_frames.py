@@ -60,7 +60,9 @@ def encode_first_frames(
     left = [clip_id for clip_id in wanted if clip_id not in done]
     clips = track(left, total=len(left), what="first frames", unit="clips")
     rows = _rows(clips, maker.begin(store, codec, condition))
+    trained = maker.trained()  # not in the digest, which older first frames have, too
     provenance = made_by | _told(condition) | {"store": store.hash}
+    provenance |= {"trained": trained.model_dump(mode="json")} if trained else {}
     path = write_derived(store, FIRST_FRAMES, digest, rows, provenance)
     counts = (len(done) + len(left), len(left), len(store.clip_ids) - len(wanted))
     return FirstFramesReport(path, digest, *counts, time.perf_counter() - began)

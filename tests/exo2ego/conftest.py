@@ -9,13 +9,19 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
+from exo2ego.evaluation.manifest import SampleSettings
+from exo2ego.evaluation.origin import Origin
+from exo2ego.evaluation.scores import Interval, Score, Scores
 from exo2ego.geometry.clip_rays import CLIP_CAMERAS
+from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.vae import load_codec
+from exo2ego.training.checkpoint import WanOrigin
 from exo2ego.training.experiment import Experiment
 from exo2ego.training.experiment_file import load_experiment
 from exo2ego.training.first_frame_sources import Predicted
 from exo2ego.training.first_frames import encode_first_frames
+from exo2ego.training.lineage import Trained
 from exo2ego.training.trainer import train
 from stores.index import CameraRow, ClipRecipe, ClipRow
 from stores.reading import Store
@@ -209,3 +215,76 @@ def runs(
     train("poseinj", framed_store, second, tiny_experiment("poseinj"), parent=first)
     train("vawan", framed_store, baseline, tiny_experiment("vawan"), wan_spec="tiny")
     return {"align": align_run, "multiexocon": first, "poseinj": second, "vawan": baseline}
+
+
+Numbers = tuple[float, float, float | str]
+
+
+@pytest.fixture(scope="session")
+def trained() -> Callable[..., Trained]:
+    """Makes a run of a shipped experiment, finished if no step is said, as samples know it."""
+
+    def make(name: str, *overrides: str, step: int | None = None, store: str = "5") -> Trained:
+        experiment = load_experiment(name, overrides)
+        steps = experiment.optimiser.steps if step is None else step
+        plain = experiment.model_dump(mode="json")
+        return Trained(experiment=plain, step=steps, store_hash=store * 64)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_result() -> Callable[..., Path]:
+    """Writes a scores.json as `evaluate` does, of what an experiment made; returns its folder."""
+
+    def write(
+        folder: Path,
+        run: Trained,
+        categories: dict[str, Numbers],
+        *,
+        parents: tuple[Trained, ...] = (),
+        align: Trained | None = None,
+        clips: Sequence[str] = ("a", "b"),
+        missing: Sequence[str] = (),
+        settings: dict[str, object] | None = None,
+        provenance: dict[str, object] | None = None,
+    ) -> Path:
+        wan = WanOrigin(spec="tiny", fingerprint="f" * 64)
+        origin = Origin(run=run, parents=parents, align=align, wan=wan)
+        made = SampleSettings(
+            store_hash=run.store_hash,
+            stage=str(run.experiment["stage"]),
+            step=run.step,
+            weights_digest="7" * 64,
+            first_frames="1" * 64,
+            evaluation_set="test-1",
+            sampler=SamplerSettings(),
+            seed=0,
+            origin=origin,
+            device="cpu",
+        ).model_copy(update=settings or {})
+        scores = {
+            name: Score(psnr=psnr, ssim=ssim, lpips=lpips)
+            for name, (psnr, ssim, lpips) in categories.items()
+        }
+        one = next(iter(scores.values()))
+        ends = Interval(takes=2, low="not measured", high="not measured")
+        about = {
+            "samples": made.model_dump(mode="json"),
+            "clips": {"evaluation_set": "test-1", "split": None},
+            "method": {"psnr": "10 log10", "ssim": "11x11", "lpips": "AlexNet", "means": "take"},
+        }
+        found = Scores(
+            overall=one,
+            categories=scores,
+            takes={},
+            clips=dict.fromkeys(clips, one),
+            intervals={name: {"psnr": ends} for name in scores},
+            missing=list(missing),
+            provenance=about | (provenance or {}),
+        )
+        folder.mkdir(parents=True)
+        (folder / "scores.json").write_text(found.model_dump_json())
+        return folder
+
+    return write
