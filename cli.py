@@ -768,6 +768,97 @@ def tables(
     typer.echo(FORMS[form](tables_page(results or [], table or [])), nl=False)
 
 
+@app.command()
+def reproduce(
+    table: Annotated[
+        Literal["table1", "table2", "table3", "table4", "table5", "table6"],
+        typer.Argument(help="The table to make."),
+    ],
+    store: Annotated[list[str], typer.Option(help="A store; repeatable: one for each category.")],
+    out: Annotated[Path, typer.Option(help="Folder for runs, samples and the table.")],
+    wan: Annotated[
+        str, typer.Option(help="Wan2.2-I2V-A14B: a diffusers folder, a hub id, or `tiny`.")
+    ] = PUBLISHED,
+    vae: Vae = PUBLISHED,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value for every training, stage:key=value for a stage's."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Solver steps (paper: Table 8).")] = 40,
+    clips: Annotated[
+        str | None, typer.Option("--clips", help="Evaluation set: test-1 or test-all [test-1].")
+    ] = None,
+    alexnet: AlexNet = None,
+    tflops: Annotated[float, typer.Option(min=0, help="Of one GPU, for the hours.")] = 790,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the commands, with what is there; do nothing.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Make a table of the paper: list the runs it needs, do those that are missing, print it.
+
+    Rows share runs. It can be stopped at any time, and goes on when run again.
+    """
+    from exo2ego.evaluation.reproduce.plan import plan_stores, plan_table, results_of
+    from exo2ego.evaluation.reproduce.settings import Ways
+    from exo2ego.evaluation.reproduce.step import run_steps
+    from exo2ego.evaluation.tables.markdown import markdown
+    from exo2ego.evaluation.tables.page import tables_page
+    from exo2ego.evaluation.tables.published import published_table
+    from exo2ego.training.describe import Machine
+    from stores.atomic import write_whole
+
+    ways = Ways(
+        wan,
+        vae,
+        tuple(setting or ()),
+        solver_steps=steps,
+        evaluation_set=clips,
+        device=device,
+        alexnet=alexnet,
+        machine=Machine(tflops=tflops),
+    )
+    wanted = published_table(int(table[-1]))
+    stores = plan_stores({name: opened(name) for name in store}, out, ways)
+    plan = plan_table(wanted, stores)
+    show_plan(plan, tflops)
+    if dry_run:
+        return
+    if code := run_steps(plan, run_shown):
+        raise typer.Exit(code)
+    text = markdown(tables_page(results_of(wanted, stores), [wanted.number]))
+    write_whole(out / f"{table}.md", text.encode())
+    typer.echo(f"\n{text}", nl=False)
+
+
+def show_plan(plan: Any, tflops: float) -> None:
+    """Prints the steps with what is there, and their commands."""
+    hours = [step.hours_left for step in plan]
+    rows = [
+        [
+            *(str(number), step.kind, step.name, f"{step.done():,} of {step.total:,} {step.unit}"),
+            "" if left is None else f"{left:.3g}",
+        ]
+        for number, (step, left) in enumerate(zip(plan, hours, strict=True), start=1)
+    ]
+    title = "what is there, and GPU hours that are left"
+    show_table(title, ["", "step", "of", "there", "hours"], rows, words=("step", "of"))
+    for number, step in enumerate(plan, start=1):
+        typer.echo(f"{number:>3}  exo2ego {' '.join(step.words())}")
+    total = sum(left or 0 for left in hours)
+    typer.echo(
+        f"Training: {total:.3g} GPU hours at the least, an estimate: what `describe` counts, at "
+        f"{tflops:g} TFLOP/s. `exo2ego sample --dry-run` times a clip."
+    )
+
+
+def run_shown(step: Any) -> int:
+    """Runs a step's command as if typed; its exit code."""
+    words = step.words()
+    typer.secho(f"\nexo2ego {' '.join(words)}", bold=True)
+    return typer.main.get_command(app).main(args=words, standalone_mode=False) or 0
+
+
 @app.command("export")
 def export_run(
     run: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
