@@ -769,6 +769,36 @@ def tables(
 
 
 @app.command()
+def report(
+    result: Annotated[Path, typer.Argument(help="Folder of samples that `evaluate` has scored.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="A second one of the same clips, to compare.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    store: Annotated[
+        str | None, typer.Option(help="The store: finds fast motion in the true videos [not].")
+    ] = None,
+    most_mb: Annotated[float, typer.Option(min=0, help="Of videos in the page.")] = 25.0,
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained page on a result, or on two and what differs between them.
+
+    Scores with intervals, worst and best clips with their videos, and the failure modes of the
+    paper's section 11. It opens offline.
+    """
+    from exo2ego.evaluation.report.page import write_report
+
+    written = write_report(
+        [result, other] if other else [result],
+        out,
+        store=opened(store) if store else None,
+        most_megabytes=most_mb,
+        track=drawn,
+    )
+    tell(written, as_json=as_json)
+
+
+@app.command()
 def reproduce(
     table: Annotated[
         Literal["table1", "table2", "table3", "table4", "table5", "table6"],

@@ -33,8 +33,10 @@ def write_frames(out: Path, clip_id: str, frames: UInt8[Tensor, "T H W 3"]) -> s
     return name
 
 
-def read_frames(path: Path, clip_id: str, shape: tuple[int, int, int]) -> UInt8[Tensor, "T H W 3"]:
-    """The lossless frames of a clip; `shape` is T, H, W.
+def read_frames(
+    path: Path, clip_id: str, shape: tuple[int, int, int] | None = None
+) -> UInt8[Tensor, "T H W 3"]:
+    """The lossless frames of a clip; `shape` is T, H, W, None if any will do.
 
     Raises SamplesFault, naming the clip, if they cannot be read, are another clip's, are no whole
     levels 0 to 255 (as NaN is none), or have another shape.
@@ -46,9 +48,10 @@ def read_frames(path: Path, clip_id: str, shape: tuple[int, int, int]) -> UInt8[
         raise _unreadable(path, clip_id, f"{type(cause).__name__}: {cause}") from cause
     if of != clip_id:
         raise _unreadable(path, clip_id, f"frames of the clip {of}")
-    if frames.dtype != torch.uint8 or tuple(frames.shape) != (*shape, 3):
+    expected = (*shape, 3) if shape else (*frames.shape[:3], 3)
+    if frames.dtype != torch.uint8 or tuple(frames.shape) != expected:
         bad = " with NaN" if frames.is_floating_point() and frames.isnan().any() else ""
-        raise _unreadable(path, clip_id, f"{frames.dtype} {tuple(frames.shape)}{bad}", shape)
+        raise _unreadable(path, clip_id, f"{frames.dtype} {tuple(frames.shape)}{bad}", shape or ())
     return frames
 
 

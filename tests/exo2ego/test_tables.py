@@ -107,8 +107,7 @@ def test_how_it_is_trained_makes_no_other_system_and_is_told(
     result = read_result(write_result(tmp_path / "a", run, BIKE, align=align, missing=["c"]))
     assert result.system == System(experiment="multiexocon", align="align")
     assert result.notes == [
-        "optimiser.warmup_steps = 2, not 200",
-        "optimiser.steps = 20, not 100000",
+        "optimiser.warmup_steps = 2, not 200, optimiser.steps = 20, not 100000, "
         "step 15 of 20: not finished",
         "align: seed = 3, not 0",
         "a part of it was trained on another store (666666666666)",

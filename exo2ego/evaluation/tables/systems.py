@@ -62,11 +62,8 @@ def deviations(origin: Origin, system: System) -> list[str]:
         parts[f"{parent.experiment['stage']}: "] = (parent, PARENTS[system.experiment])
     if origin.align and system.align:
         parts["align: "] = (origin.align, system.align)
-    found = [
-        prefix + words
-        for prefix, (trained, name) in parts.items()
-        for words in _deviations(trained, name)
-    ]
+    told = {prefix: _deviations(trained, name) for prefix, (trained, name) in parts.items()}
+    found = [prefix + ", ".join(words) for prefix, words in told.items() if words]
     return [*found, *_other_stores(origin)]
 
 
