@@ -1,6 +1,7 @@
 """Samples know the experiments that made them: of the run, of its parents and of its Align."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from exo2ego.evaluation.origin import Origin
 from exo2ego.evaluation.sample import sample
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.training.experiment import Experiment
+from exo2ego.training.first_frame_sources import Predicted
+from exo2ego.training.first_frames import FIRST_FRAMES, encode_first_frames
 from stores.reading import Store
+from stores.zarr_store import open_store
 
 ONE = ClipChoice(clip_ids=("cmu_bike02_3-f000000",))
 SAMPLER = SamplerSettings(steps=1, guidance=1.0)
@@ -58,3 +62,18 @@ def test_a_folder_that_does_not_know_its_origin_is_gone_on_with(
     (out / MANIFEST).write_text(json.dumps(manifest))
     report = sample(framed_store, run, out, vae_spec="tiny", sampler=SAMPLER)
     assert (report.clips, report.clips_new) == (3, 2)
+
+
+def test_first_frames_of_before_learn_their_align_when_they_are_encoded_again(
+    framed_store: Store, align_run: Path, tmp_path: Path
+):
+    shutil.copytree(str(framed_store.path), tmp_path / "tiny.store")
+    copy = open_store(tmp_path / "tiny.store")
+    (about,) = (tmp_path / "tiny.store").rglob("derived.json")
+    plain = json.loads(about.read_text())
+    trained = plain["provenance"].pop("trained")
+    about.write_text(json.dumps(plain))
+    assert "trained" not in copy.derived(FIRST_FRAMES).provenance
+    again = encode_first_frames(copy, Predicted(align_run), vae_spec="tiny")
+    assert again.clips_new == 0
+    assert copy.derived(FIRST_FRAMES).provenance["trained"] == trained

@@ -158,3 +158,9 @@ def test_table_2_is_made_printed_and_not_made_again(paper_store: Path, tmp_path:
     assert "exo2ego train" not in again.stdout.split("Training:")[1]
     now = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert {path for path in now if now[path] != before.get(path)} == {out / "table2.md"}
+    for changed in (("--set", "seed=1"), ("--steps", 2)):
+        refused = call(*words, *changed)
+        assert refused.exit_code == 2
+        assert "made otherwise" in refused.stderr
+    with_lpips = call(*words, "--alexnet", tmp_path / "alexnet.pth", "--dry-run")
+    assert "0 of 3 clips" in with_lpips.stdout  # scored without LPIPS, which is asked for now

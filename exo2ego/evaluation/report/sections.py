@@ -59,12 +59,10 @@ def scores(result: ReportResult) -> str:
 
 def extremes(result: ReportResult) -> str:
     """The worst and the best clips."""
-    ranked = ranking(result)
-    count = min(SHOWN, len(ranked))
-    by = HEADINGS[result.metric]
-    worst = _clip_table(f"{result.name}: the {count} worst clips by {by}", ranked[:SHOWN])
-    best = _clip_table(f"{result.name}: the {count} best", ranked[::-1][:SHOWN])
-    return worst + best
+    ranked, by = ranking(result), HEADINGS[result.metric]
+    worst, best = ranked[:SHOWN], ranked[SHOWN:][::-1][:SHOWN]
+    html = _clip_table(f"{result.name}: the {len(worst)} worst clips by {by}", worst)
+    return html + (_clip_table(f"{result.name}: the {len(best)} best", best) if best else "")
 
 
 def ranking(result: ReportResult) -> list[ReportClip]:

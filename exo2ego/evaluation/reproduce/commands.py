@@ -1,13 +1,14 @@
 """The commands of a plan: words, size, and how to tell how much of each is there."""
 
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from exo2ego.evaluation.reproduce.settings import PlannedStore, name_of
 from exo2ego.evaluation.reproduce.step import Kind, Step
 from exo2ego.evaluation.reproduce.there import (
     digest_if_known,
     frames_done,
+    newest,
     samples_done,
     scores_done,
     steps_done,
@@ -16,6 +17,7 @@ from exo2ego.evaluation.tables.published import System
 from exo2ego.evaluation.tables.systems import PARENTS
 from exo2ego.training.describe import describe
 from exo2ego.training.experiment import DiffusionExperiment
+from exo2ego.training.experiment_keys import leaves
 from exo2ego.training.first_frame_sources import FrameMaker, frame_maker
 
 SECONDS_AN_HOUR = 3600
@@ -53,8 +55,20 @@ def _train(planned: PlannedStore, system: System, kind: Kind) -> Step:
 
     total = experiment.optimiser.steps
     hours = partial(_hours, planned, system, total)
-    done = partial(steps_done, run)
+    done = partial(steps_done, run, partial(_made_with, planned, system, kind))
     return Step(kind, name_of(system), words, total, "steps", done, hours)
+
+
+def _made_with(planned: PlannedStore, system: System, kind: Kind) -> dict[str, Any]:
+    """What a run is made with; None where that is not there yet."""
+    facts = dict(leaves(planned.experiment(system).model_dump(mode="json")))
+    facts["store_hash"] = planned.store.hash
+    if kind == "poseinj":
+        parent = newest(planned.run(_parent(system)))
+        facts["parent"] = parent.weights_digest if parent else None
+    elif kind == "train":
+        facts["first_frames"] = digest_if_known(planned.store, _maker(planned, system))
+    return facts
 
 
 def _origin(planned: PlannedStore, system: System, kind: Kind) -> list[str]:
@@ -98,23 +112,17 @@ def _sample(planned: PlannedStore, system: System) -> Step:
     run, samples, ways = planned.run(system), planned.samples(system), planned.ways
     words = ["sample", *_store_and_device(planned), "--checkpoint", str(run), "--out", str(samples)]
     words += ["--vae", ways.vae, "--steps", str(ways.solver_steps), *_set(planned)]
-    return _on_clips("sample", planned, system, words, samples_done)
+    expected = {"store_hash": planned.store.hash, "sampler.steps": ways.solver_steps}
+    done = partial(samples_done, run, samples, planned.clip_ids, expected)
+    return Step("sample", name_of(system), lambda: words, len(planned.clip_ids), "clips", done)
 
 
 def _evaluate(planned: PlannedStore, system: System) -> Step:
-    alexnet = planned.ways.alexnet
-    words = ["evaluate", *_store_and_device(planned), "--samples", str(planned.samples(system))]
+    alexnet, samples = planned.ways.alexnet, planned.samples(system)
+    words = ["evaluate", *_store_and_device(planned), "--samples", str(samples)]
     words += ["--alexnet", str(alexnet)] if alexnet else []
-    return _on_clips("evaluate", planned, system, words, scores_done)
-
-
-def _on_clips(
-    kind: Kind, planned: PlannedStore, system: System, words: list[str], count: Callable[..., int]
-) -> Step:
-    """A step on the clips that are scored."""
-    clip_ids = planned.clip_ids
-    done = partial(count, planned.run(system), planned.samples(system), clip_ids)
-    return Step(kind, name_of(system), lambda: words, len(clip_ids), "clips", done)
+    done = partial(scores_done, samples, planned.clip_ids, wants_lpips=alexnet is not None)
+    return Step("evaluate", name_of(system), lambda: words, len(planned.clip_ids), "clips", done)
 
 
 def _set(planned: PlannedStore) -> list[str]:

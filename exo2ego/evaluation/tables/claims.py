@@ -41,7 +41,7 @@ class Claim:
     def of(self, found: Found) -> Verdict:
         """The verdict from these cells; none if one that it needs is missing."""
         if lacking := [place for place in self.places if place not in found]:
-            return Verdict(None, f"{len(lacking)} of {len(self.places)} rows are not measured")
+            return Verdict(None, f"{len(lacking)} of {len(self.places)} rows lack a number")
         return self.judge(found)
 
 
