@@ -11,7 +11,9 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #8886; }
-th.word, td.word, th[scope=row] { text-align: left; vertical-align: top; }
+th, td { vertical-align: baseline; }
+td { white-space: nowrap; }
+th.word, td.word, th[scope=row] { text-align: left; white-space: normal; }
 ul { padding-left: 1.2rem; overflow-wrap: anywhere; }
 """
 
