@@ -49,6 +49,24 @@ def test_there_are_six_tables_with_the_papers_numbers_of_cells():
     assert cells == {1: 24, 2: 9, 3: 15, 4: 30, 5: 9, 6: 15}
 
 
+@pytest.mark.parametrize(
+    ("number", "sums"),
+    [
+        (1, (123.0768, 3.5854, 3.9675)),
+        (2, (45.2904, 1.1569, 1.4411)),
+        (3, (72.1955, 1.7193, 2.8495)),
+        (4, (155.4336, 4.4607, 4.4817)),
+        (5, (43.8890, 1.0389, 1.7081)),
+        (6, (75.2291, 2.0614, 2.2223)),
+    ],
+)
+def test_columns_add_up_to_what_they_do_in_the_papers_text(
+    number: int, sums: tuple[float, float, float]
+):
+    cells = [one.cells.scores for one in fill(published_table(number), []).cells]
+    assert [sum(column) for column in zip(*cells, strict=True)] == pytest.approx(sums, abs=1e-9)
+
+
 def test_every_row_names_an_experiment_that_ships_and_every_experiment_has_a_row():
     systems = row_systems()
     named = {name for one in systems for name in (one.experiment, one.align) if name}
