@@ -831,7 +831,6 @@ def reproduce(
     """
     from exo2ego.evaluation.reproduce.plan import plan_stores, plan_table, results_of
     from exo2ego.evaluation.reproduce.settings import Ways
-    from exo2ego.evaluation.reproduce.step import run_steps
     from exo2ego.evaluation.tables.markdown import markdown
     from exo2ego.evaluation.tables.page import tables_page
     from exo2ego.evaluation.tables.published import published_table
@@ -852,13 +851,22 @@ def reproduce(
     stores = plan_stores({name: opened(name) for name in store}, out, ways)
     plan = plan_table(wanted, stores)
     show_plan(plan, tflops)
-    if dry_run:
-        return
-    if code := run_steps(plan, run_shown):
+    if not dry_run:
+        run_plan(plan)
+        text = markdown(tables_page(results_of(wanted, stores), [wanted.number]))
+        write_whole(out / f"{table}.md", text.encode())
+        typer.echo(f"\n{text}", nl=False)
+
+
+def run_plan(plan: Any) -> None:
+    """Runs what is left of the steps; ends with the code of the first that fails."""
+    from exo2ego.evaluation.reproduce.step import STOPPED, run_steps
+
+    code = run_steps(plan, run_shown)
+    if code == STOPPED:
+        raise KeyboardInterrupt  # the message and code of everything that is stopped
+    if code:
         raise typer.Exit(code)
-    text = markdown(tables_page(results_of(wanted, stores), [wanted.number]))
-    write_whole(out / f"{table}.md", text.encode())
-    typer.echo(f"\n{text}", nl=False)
 
 
 def show_plan(plan: Any, tflops: float) -> None:
