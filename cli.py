@@ -42,6 +42,8 @@ experiments_app = typer.Typer(
     cls=FaultGroup, no_args_is_help=True, help="Look into the experiments that decide a training."
 )
 app.add_typer(experiments_app, name="experiments")
+study_app = typer.Typer(cls=FaultGroup, no_args_is_help=True, help="Ask people: a user study.")
+app.add_typer(study_app, name="study")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: the GPU if there is one.")]
@@ -108,6 +110,7 @@ Setting = Annotated[
 StoreArgument = Annotated[
     str, typer.Argument(help="The store, or one version: FOLDER@HASH, URL@HASH.")
 ]
+StudyArgument = Annotated[Path, typer.Argument(help="Folder that `study build` wrote.")]
 
 
 def tell(report: Any, *, as_json: bool) -> None:
@@ -570,6 +573,91 @@ def audit_run(
     tell(found if as_json else str(found), as_json=as_json)
     if found.problems:
         raise typer.Exit(1)
+
+
+@study_app.command("build")
+def build_study(
+    ours: Annotated[Path, typer.Option(help="Samples of the method that is tested.")],
+    baseline: Annotated[Path, typer.Option(help="Samples of the one it is compared with.")],
+    store: Store,
+    out: Annotated[Path, typer.Option(help="Folder for the study; it must not be there yet.")],
+    per_category: Annotated[int, typer.Option(min=1, help="Samples a category (paper: 25).")] = 25,
+    seed: Annotated[int, typer.Option(help="Of the choice of clips; of nothing blinded.")] = 0,
+    intersect: Annotated[
+        bool, typer.Option("--intersect", help="Take the clips that both have, and leave others.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a blinded set of rows: the true video, and both methods' side by side."""
+    from exo2ego.evaluation.study.build import build
+
+    report = build(
+        ours,
+        baseline,
+        opened(store),
+        out,
+        per_category=per_category,
+        seed=seed,
+        intersect=intersect,
+        track=drawn,
+    )
+    tell(report, as_json=as_json)
+
+
+@study_app.command("invite")
+def invite_participants(
+    study: StudyArgument,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="New participants.")] = 10,
+    url: Annotated[
+        str, typer.Option(help="Where participants reach the server.")
+    ] = "http://127.0.0.1:8765",
+    as_json: AsJson = False,
+) -> None:
+    """Print new personal links, one a line; whoever has a link votes by it."""
+    from exo2ego.evaluation.study.serve import invite
+
+    links = invite(study, count, url)
+    tell({"links": links} if as_json else "\n".join(links), as_json=as_json)
+
+
+@study_app.command("serve")
+def serve_study(
+    study: StudyArgument,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
+) -> None:
+    """Let participants vote by their links, until Ctrl-C; every vote is saved at once."""
+    from exo2ego.evaluation.study.serve import serve
+
+    def ready(address: str) -> None:
+        typer.echo(f"{address} serves {study}. Stop with Ctrl-C; links: `exo2ego study invite`.")
+
+    serve(study, host=host, port=port, ready=ready)
+
+
+@study_app.command("score")
+def score_study(
+    study: StudyArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results [the study's].")] = None,
+    only_submitted: Annotated[
+        bool, typer.Option("--only-submitted", help="Leave out who has not submitted.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Unblind the votes: preference by category, with intervals, and agreement.
+
+    Writes study-scores.json and votes.csv.
+    """
+    from exo2ego.evaluation.study.score import score
+    from exo2ego.evaluation.study.score_table import COLUMNS, agreement_lines, score_rows
+
+    scores = score(study, out=out, only_submitted=only_submitted)
+    if as_json:
+        typer.echo(scores.model_dump_json(indent=2))
+        return
+    show_table("votes, and the preference for ours", COLUMNS, score_rows(scores))
+    typer.echo("\n".join(agreement_lines(scores)))
+    typer.echo(f"written: {(out or study) / 'study-scores.json'} and votes.csv")
 
 
 @store_app.command()

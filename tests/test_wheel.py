@@ -14,6 +14,7 @@ PACKAGE_DATA = {
     *(f"exo2ego/experiments/{stage}.toml" for stage in ("align", "multiexocon", "poseinj")),
     "exo2ego/evaluation/lpips_alex.safetensors",
     "exo2ego/evaluation/LPIPS_LICENSE",
+    *(f"exo2ego/evaluation/study/page/{name}" for name in ("sample.html", "study.css", "study.js")),
 }
 
 
