@@ -7,53 +7,61 @@ const videos = [...document.querySelectorAll("video")];
 const pause = document.getElementById("pause");
 const keys = document.getElementById("keys");
 
-// Loop together: whoever has ended waits for the others, so that the three stay in step.
+// Loop together: who has ended waits for the others, then all go back, and start at once.
 let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 function show() {
   if (pause) pause.textContent = playing ? "Pause" : "Play";
 }
 
-function start() {
-  for (const video of videos) {
-    if (video.ended) video.currentTime = 0;
-    if (playing) video.play().catch(() => {});
-  }
+function happens(video, event) {
+  return new Promise((resolve) => {
+    video.addEventListener(event, resolve, { once: true });
+    video.addEventListener("error", resolve, { once: true });
+  });
+}
+
+async function rewind(video) {
+  if (video.currentTime === 0 && !video.ended) return;
+  const there = happens(video, "seeked");
+  video.currentTime = 0;
+  await there;
+}
+
+function play() {
+  if (playing) for (const video of videos) video.play().catch(() => {});
+}
+
+async function again() {
+  if (!videos.every((video) => video.ended)) return;
+  await Promise.all(videos.map(rewind));
+  play();
 }
 
 function toggle() {
   playing = !playing;
-  if (playing) start();
-  else for (const video of videos) video.pause();
+  if (!playing) for (const video of videos) video.pause();
+  else if (videos.every((video) => video.ended)) again();
+  else for (const video of videos) if (!video.ended) video.play().catch(() => {});
   show();
-}
-
-function restart() {
-  if (!playing || !videos.every((video) => video.ended)) return;
-  for (const video of videos) video.currentTime = 0;
-  start();
 }
 
 for (const video of videos) {
   video.loop = false;
   video.pause();
-  video.addEventListener("ended", restart);
+  video.addEventListener("ended", () => playing && again());
 }
 
-function ready(video) {
-  return new Promise((resolve) => {
-    if (video.readyState >= HTMLMediaElement.HAVE_FUTURE_DATA) resolve();
-    video.addEventListener("canplay", resolve, { once: true });
-    video.addEventListener("error", resolve, { once: true });
-  });
-}
-
-Promise.all(videos.map(ready)).then(() => {
-  for (const video of videos) video.currentTime = 0;
-  if (playing) start();
+async function begin() {
+  const enough = HTMLMediaElement.HAVE_FUTURE_DATA;
+  await Promise.all(videos.map((video) => video.readyState >= enough || video.error || happens(video, "canplay")));
+  await Promise.all(videos.map(rewind));
+  play();
   fetchAhead();
-});
+}
+
 show();
+begin();
 if (pause) pause.addEventListener("click", toggle);
 
 // The next row's videos, always in the order of the panels.
