@@ -13,18 +13,8 @@ from exo2ego.evaluation.picture import write_video
 from exo2ego.evaluation.study.ballots import Ballots
 from exo2ego.evaluation.study.choosing import choose_clips, shared_clips
 from exo2ego.evaluation.study.clip_videos import MTIME, pad_to_one_size, read_frames
-from exo2ego.evaluation.study.folder import (
-    BALLOTS,
-    KEY,
-    STUDY,
-    VIDEOS,
-    BlindSample,
-    Key,
-    KeyEntry,
-    Method,
-    Study,
-    StudyFault,
-)
+from exo2ego.evaluation.study.folder import BALLOTS, STUDY, VIDEOS, BlindSample, Study, StudyFault
+from exo2ego.evaluation.study.key import KEY, Key, KeyEntry, Method
 from exo2ego.training.checkpoint import file_digest, software_versions
 from stores.atomic import disk_faults, write_whole
 from stores.progress import Track, silent

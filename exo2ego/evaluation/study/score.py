@@ -13,13 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from exo2ego.evaluation.study.agreement import krippendorff_alpha
 from exo2ego.evaluation.study.ballots import Ballots, Participant, Vote
-from exo2ego.evaluation.study.folder import (
-    BALLOTS,
-    Key,
-    StudyFault,
-    read_key,
-    read_study,
-)
+from exo2ego.evaluation.study.folder import BALLOTS, StudyFault, read_study
+from exo2ego.evaluation.study.key import Key, read_key
 from exo2ego.evaluation.study.preference import (
     BASELINE,
     NONE,

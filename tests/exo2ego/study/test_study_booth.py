@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from exo2ego.evaluation.study.blinding import rows_for
-from exo2ego.evaluation.study.folder import BALLOTS, KEY, StudyFault, read_key, read_study
+from exo2ego.evaluation.study.folder import BALLOTS, StudyFault, read_study
+from exo2ego.evaluation.study.key import KEY, read_key
 from exo2ego.evaluation.study.serve import invite, serve
 
 PANELS = ("reference", "blue", "red")

@@ -13,15 +13,8 @@ from safetensors.numpy import load_file, save_file
 from exo2ego.evaluation.manifest import MANIFEST, SamplesFault
 from exo2ego.evaluation.study.build import build
 from exo2ego.evaluation.study.choosing import choose_clips
-from exo2ego.evaluation.study.folder import (
-    KEY,
-    STUDY,
-    VIDEOS,
-    StudyFault,
-    read_key,
-    read_study,
-    read_videos,
-)
+from exo2ego.evaluation.study.folder import STUDY, VIDEOS, StudyFault, read_study, read_videos
+from exo2ego.evaluation.study.key import KEY, read_key
 from stores.errors import UserFault
 from stores.reading import Store
 

@@ -12,7 +12,8 @@ from scipy.stats import binomtest
 from exo2ego.evaluation.study.agreement import krippendorff_alpha
 from exo2ego.evaluation.study.ballots import Ballots
 from exo2ego.evaluation.study.blinding import rows_for
-from exo2ego.evaluation.study.folder import BALLOTS, KEY, StudyFault, read_key, read_study
+from exo2ego.evaluation.study.folder import BALLOTS, StudyFault, read_study
+from exo2ego.evaluation.study.key import KEY, read_key
 from exo2ego.evaluation.study.preference import (
     BASELINE,
     NONE,
