@@ -5,6 +5,7 @@ import os
 import secrets
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -63,6 +64,18 @@ class Vote:
     """UTC; when it was last changed."""
 
 
+@dataclass(eq=False)
+class _Pending:
+    """A vote that waits to be written."""
+
+    token: str
+    sample_id: str
+    choice: Choice
+    blue: str
+    is_done: bool = False
+    fault: BallotSubmitted | sqlite3.Error | None = None
+
+
 class Ballots:
     """An open ballot box; usable from several threads, and beside other processes."""
 
@@ -70,6 +83,9 @@ class Ballots:
         self.path = path
         self._connection = connection
         self._lock = threading.Lock()
+        self._pending: deque[_Pending] = deque()
+        # a connection of their own, so that who reads does not wait for the disk with who votes
+        self._reader, self._reader_lock = _connect(path), threading.Lock()
 
     @classmethod
     def create(cls, path: Path, study_id: str) -> "Ballots":
@@ -99,6 +115,7 @@ class Ballots:
 
     def close(self) -> None:
         """Closes it; what was cast is on disk already."""
+        self._reader.close()
         self._connection.close()
 
     def invite(self, count: int) -> list[str]:
@@ -125,18 +142,16 @@ class Ballots:
     def cast(self, token: str, sample_id: str, choice: Choice, blue: str) -> None:
         """Writes a vote, on disk when this returns; the same vote again changes nothing.
 
+        Votes that wait for the disk at the same time are written together: one flush for all.
         Raises BallotSubmitted if the participant has submitted.
         """
-        with self._transaction() as database:
-            query = "SELECT submitted_at FROM participants WHERE token = ?"
-            if database.execute(query, (token,)).fetchone() != (None,):
-                raise BallotSubmitted
-            database.execute(
-                "INSERT INTO votes VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                " choice = excluded.choice, blue = excluded.blue, cast_at = excluded.cast_at"
-                " WHERE (choice, blue) != (excluded.choice, excluded.blue)",
-                (token, sample_id, choice, blue, _now()),
-            )
+        vote = _Pending(token, sample_id, choice, blue)
+        self._pending.append(vote)
+        with self._lock:
+            if not vote.is_done:
+                self._write_pending()
+        if vote.fault:
+            raise vote.fault
 
     def submit(self, token: str) -> None:
         """Closes a participant's ballot; once more changes nothing."""
@@ -160,8 +175,8 @@ class Ballots:
         return [Vote(*row) for row in self._rows(query)]
 
     def _rows(self, query: str, *values: str) -> list[tuple]:
-        with self._lock:
-            return self._connection.execute(query, values).fetchall()
+        with self._reader_lock:
+            return self._reader.execute(query, values).fetchall()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -169,6 +184,33 @@ class Ballots:
         with self._lock, self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
+
+    def _write_pending(self) -> None:
+        """Writes all votes that wait, and says of each what came of it. Asks for the lock held."""
+        votes = [self._pending.popleft() for _ in range(len(self._pending))]
+        try:
+            with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                for vote in votes:
+                    vote.fault = self._write(vote)
+        except sqlite3.Error as refused:
+            for vote in votes:
+                vote.fault = refused
+        for vote in votes:
+            vote.is_done = True
+
+    def _write(self, vote: _Pending) -> BallotSubmitted | None:
+        """Writes one vote within a transaction; or says why it may not be."""
+        query = "SELECT submitted_at FROM participants WHERE token = ?"
+        if self._connection.execute(query, (vote.token,)).fetchone() != (None,):
+            return BallotSubmitted()
+        self._connection.execute(
+            "INSERT INTO votes VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " choice = excluded.choice, blue = excluded.blue, cast_at = excluded.cast_at"
+            " WHERE (choice, blue) != (excluded.choice, excluded.blue)",
+            (vote.token, vote.sample_id, vote.choice, vote.blue, _now()),
+        )
+        return None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -161,3 +161,57 @@ def test_a_server_that_is_killed_while_votes_pour_in_has_lost_none_that_it_ackno
             # the last request may have been saved without an answer
             assert held == choice or (number, held) == voter.asked
     box.close()
+
+
+def test_each_of_many_waiting_votes_learns_its_own_fate(folder: Path):
+    box = opened(folder)
+    tokens = box.invite(12)
+    for token in tokens[::2]:
+        box.submit(token)
+    refused: list[str] = []
+
+    def cast(token: str) -> None:
+        try:
+            box.cast(token, "sample", "blue", "video")
+        except BallotSubmitted:
+            refused.append(token)
+
+    with box._lock:  # all of them wait, so that one of them writes for all
+        threads = [threading.Thread(target=cast, args=(token,)) for token in tokens]
+        for thread in threads:
+            thread.start()
+        while len(box._pending) < len(tokens):
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert sorted(refused) == sorted(tokens[::2])
+    assert [vote.participant for vote in box.votes()] == [2, 4, 6, 8, 10, 12]
+    box.close()
+
+
+def test_votes_that_wait_together_are_all_told_when_the_disk_refuses(folder: Path):
+    box = opened(folder)
+    tokens = box.invite(4)
+    other = sqlite3.connect(folder / BALLOTS)
+    other.executescript(
+        "CREATE TRIGGER full BEFORE INSERT ON votes BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    )
+    told: list[str] = []
+
+    def cast(token: str) -> None:
+        try:
+            box.cast(token, "sample", "blue", "video")
+        except sqlite3.Error as refused:
+            told.append(str(refused))
+
+    threads = [threading.Thread(target=cast, args=(token,)) for token in tokens]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told == ["disk full"] * 4
+    other.execute("DROP TRIGGER full")
+    other.close()
+    box.cast(tokens[0], "sample", "blue", "video")
+    assert len(box.votes()) == 1
+    box.close()
