@@ -649,13 +649,20 @@ def score_study(
     Writes study-scores.json and votes.csv.
     """
     from exo2ego.evaluation.study.score import score
-    from exo2ego.evaluation.study.score_table import COLUMNS, agreement_lines, score_rows
+    from exo2ego.evaluation.study.score_table import (
+        COUNTS,
+        SCORES,
+        agreement_lines,
+        count_rows,
+        score_rows,
+    )
 
     scores = score(study, out=out, only_submitted=only_submitted)
     if as_json:
         typer.echo(scores.model_dump_json(indent=2))
         return
-    show_table("votes, and the preference for ours", COLUMNS, score_rows(scores))
+    show_table("votes", COUNTS, count_rows(scores))
+    show_table("preference for ours", SCORES, score_rows(scores))
     typer.echo("\n".join(agreement_lines(scores)))
     typer.echo(f"written: {(out or study) / 'study-scores.json'} and votes.csv")
 

@@ -73,14 +73,15 @@ def bootstrap_intervals(votes: Votes, *, seed: int) -> dict[str, Interval | None
     votes = votes[cast.any(1)][:, cast.any(0)]
     if min(votes.shape) < 2:
         return {"ties_half": None, "without_ties": None}
-    rng, (people, samples) = np.random.default_rng(seed), votes.shape
-    drawn_people = rng.multinomial(people, np.full(people, 1 / people), REPLICATES).astype(float)
-    drawn_samples = rng.multinomial(samples, np.full(samples, 1 / samples), REPLICATES).astype(
-        float
-    )
+    rng = np.random.default_rng(seed)
+
+    def redrawn(count: int) -> Float64[np.ndarray, "replicates count"]:
+        return rng.multinomial(count, np.full(count, 1 / count), REPLICATES).astype(float)
+
+    people, samples = map(redrawn, votes.shape)
 
     def counted(of: np.ndarray) -> Float64[np.ndarray, " replicates"]:
-        return ((drawn_people @ of.astype(float)) * drawn_samples).sum(1)
+        return ((people @ of.astype(float)) * samples).sum(1)
 
     ours, none, baseline = (counted(votes == value) for value in (OURS, NONE, BASELINE))
     return {

@@ -3,25 +3,30 @@
 from exo2ego.evaluation.study.preference import Interval
 from exo2ego.evaluation.study.score import Preference, StudyScores
 
-COLUMNS = [
-    "category",
-    "votes",
-    "ours",
-    "none",
-    "baseline",
-    "score (ties 1/2)",
-    "95 %",
-    "without ties",
-    "95 %",
-    "Wilson",
-]
+COUNTS = ["category", "votes", "ours", "none", "baseline"]
+SCORES = ["category", "score, ties at 1/2", "without ties", "Wilson"]
 NOT_MEASURED = "not measured"
 
 
+def count_rows(scores: StudyScores) -> list[list[str]]:
+    """A row a category, then one of all votes, under COUNTS."""
+    return [
+        [name, f"{group.votes} of {group.possible}", *map(str, _counts(group))]
+        for name, group in _groups(scores).items()
+    ]
+
+
 def score_rows(scores: StudyScores) -> list[list[str]]:
-    """A row a category, then one of all votes, under COLUMNS."""
-    groups = {**scores.categories, "all": scores.overall}
-    return [[name, *_cells(group)] for name, group in groups.items()]
+    """The same rows, under SCORES."""
+    return [
+        [
+            name,
+            f"{_number(group.score)} {_interval(group.score_interval)}",
+            f"{_number(group.without_ties)} {_interval(group.without_ties_interval)}",
+            _interval(group.without_ties_wilson),
+        ]
+        for name, group in _groups(scores).items()
+    ]
 
 
 def agreement_lines(scores: StudyScores) -> list[str]:
@@ -34,21 +39,17 @@ def agreement_lines(scores: StudyScores) -> list[str]:
         f"{_number(scores.alpha_interval)} (interval)",
         f"blue among votes for a side: {_number(scores.blue_share)} "
         f"{_interval(scores.blue_share_wilson)}; 0.5 if sides did not matter",
-        "95 %: bootstrap over participants and samples; Wilson: as if votes were independent",
+        "in brackets 95 %: bootstrap over participants and samples; "
+        "Wilson (without ties): as if votes were independent",
     ]
 
 
-def _cells(group: Preference) -> list[str]:
-    counts = [str(count) for count in (group.ours, group.none, group.baseline)]
-    return [
-        f"{group.votes} of {group.possible}",
-        *counts,
-        _number(group.score),
-        _interval(group.score_interval),
-        _number(group.without_ties),
-        _interval(group.without_ties_interval),
-        _interval(group.without_ties_wilson),
-    ]
+def _groups(scores: StudyScores) -> dict[str, Preference]:
+    return {**scores.categories, "all": scores.overall}
+
+
+def _counts(group: Preference) -> tuple[int, int, int]:
+    return group.ours, group.none, group.baseline
 
 
 def _number(value: float | None) -> str:

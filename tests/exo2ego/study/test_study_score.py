@@ -26,7 +26,13 @@ from exo2ego.evaluation.study.preference import (
     wilson_interval,
 )
 from exo2ego.evaluation.study.score import StudyScores, score
-from exo2ego.evaluation.study.score_table import COLUMNS, agreement_lines, score_rows
+from exo2ego.evaluation.study.score_table import (
+    COUNTS,
+    SCORES,
+    agreement_lines,
+    count_rows,
+    score_rows,
+)
 
 PAPER = Tally(ours=515, none=215, baseline=189)
 """Section 9: 515 for ours, 215 for none, 189 for VAWAN."""
@@ -83,6 +89,17 @@ def test_bootstrap_intervals_hold_the_score_and_repeat_with_the_seed():
 def test_people_who_each_favour_one_method_make_the_interval_wide():
     alike, apart = votes_of(10, 100, gap=0), np.full((10, 100), OURS)
     apart[7:] = BASELINE
+    widths = [
+        high - low
+        for votes in (alike, apart)
+        for low, high in [bootstrap_intervals(votes, seed=0)["ties_half"] or (0, 0)]
+    ]
+    assert widths[1] > 3 * widths[0]
+
+
+def test_samples_on_which_all_agree_make_the_interval_wide_too():
+    alike, apart = votes_of(100, 10, gap=0), np.full((100, 10), OURS)
+    apart[:, 7:] = BASELINE
     widths = [
         high - low
         for votes in (alike, apart)
@@ -229,9 +246,14 @@ def test_a_favoured_side_is_told(folder: Path):
 def test_people_read_the_same_figures(folder: Path):
     cast_all(folder, WISHES)
     scores = score(folder)
-    rows = score_rows(scores)
-    assert {len(row) for row in rows} == {len(COLUMNS)}
-    assert rows[-1][:6] == ["all", "17 of 18", "9", "4", "4", "0.647"]
+    counts, rows = count_rows(scores), score_rows(scores)
+    assert ({len(row) for row in counts}, {len(row) for row in rows}) == (
+        {len(COUNTS)},
+        {len(SCORES)},
+    )
+    assert counts[-1] == ["all", "17 of 18", "9", "4", "4"]
+    low, high = scores.overall.score_interval or (0, 0)
+    assert rows[-1][1] == f"0.647 [{low:.3f}, {high:.3f}]"
     assert "3 invited, 3 counted, 2 of them submitted" in agreement_lines(scores)[0]
 
 
@@ -239,7 +261,7 @@ def test_one_participants_intervals_are_not_measured(folder: Path):
     cast_all(folder, [list("oooooo")])
     scores = score(folder)
     assert (scores.overall.score_interval, scores.alpha_nominal) == (None, None)
-    assert "not measured" in score_rows(scores)[-1]
+    assert score_rows(scores)[-1][1] == "1.000 not measured"
     assert json.loads((folder / "study-scores.json").read_text())["alpha_nominal"] is None
 
 
