@@ -127,7 +127,7 @@ def test_pages_name_no_clip_method_category_or_file(served: Any):
     words |= {entry.category for entry in entries} | {sample.id for sample in study.samples}
     for page in ("", "/1", "/6", "/review"):
         text = served.ask("GET", link + page)[1].decode()
-        assert not [word for word in words if word in text.replace("colours", "")], page
+        assert not [word for word in words if word in text], page
 
 
 def test_sample_pages_differ_only_in_numbers(served: Any):
@@ -179,7 +179,6 @@ def test_ranges_are_answered_as_the_rfc_says(asked: str, status: int, part: slic
         "/static/..%2f..%2fkey.json",
         "/static/sample.html",
         "/key.json",
-        "/videos/",
         "{link}/0",
         "{link}/7",
         "{link}/-1",
@@ -189,7 +188,6 @@ def test_ranges_are_answered_as_the_rfc_says(asked: str, status: int, part: slic
         "{link}/1/green.mp4",
         "{link}/1/../../../key.json",
         "{link}/1/..%2f..%2fkey.mp4",
-        "{link}/1/blue.mp4/",
         "{link}/7/blue.mp4",
         "{link}/key.json",
     ],
