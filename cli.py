@@ -1,6 +1,8 @@
 """The shell: each command parses, loads, calls one function and prints what came of it."""
 
 import dataclasses
+import logging
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +11,9 @@ from typer.core import TyperGroup
 
 from stores.errors import UserFault
 from stores.progress import drawn
+
+# peft reads it in any command that builds Wan; it then misses kernels that nothing here uses
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 class FaultGroup(TyperGroup):
@@ -19,7 +24,9 @@ class FaultGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserFault as fault:
-            typer.secho(str(fault), err=True, fg="red")
+            rank = os.environ.get("RANK", "0")
+            whose = f"[process {rank}] " if rank != "0" else ""
+            typer.secho(whose + str(fault), err=True, fg="red")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.secho("Stopped. Nothing finished is lost: run the same command again.", err=True)
@@ -42,12 +49,67 @@ experiments_app = typer.Typer(
     cls=FaultGroup, no_args_is_help=True, help="Look into the experiments that decide a training."
 )
 app.add_typer(experiments_app, name="experiments")
+study_app = typer.Typer(cls=FaultGroup, no_args_is_help=True, help="Ask people: a user study.")
+app.add_typer(study_app, name="study")
 
+SetOption = Annotated[
+    str | None,
+    typer.Option("--set", help="test-1: the central clip of each test take; test-all [test-1]."),
+]
+SplitOption = Annotated[
+    str | None, typer.Option(help="Only clips of this split; train, val: all of them.")
+]
+ClipIds = Annotated[
+    list[str] | None, typer.Option(help="Only this clip, by its id; repeatable [all].")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many clips.")]
+ShownViews = Annotated[
+    str | None, typer.Option(help="Exo views to show, by number, 0 the reference: 0,2 [all].")
+]
+CameraFile = Annotated[
+    Path | None, typer.Option(help="JSON: another path of the ego camera (docs/evaluation.md).")
+]
+AlignAnew = Annotated[
+    Path | None,
+    typer.Option(help="Align's run: first frames anew, for --views or --camera [as stored]."),
+]
+Weights = Annotated[
+    Literal["full", "fp8"], typer.Option(help="fp8: Wan's blocks in half the memory, rounded.")
+]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep Wan on the host, a layer on the GPU at a time.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Try one, tell clips and GPU hours; write nothing.")
+]
+ShardOption = Annotated[
+    str | None, typer.Option(help="Share of the clips: 2/4 is the second of four [torchrun's].")
+]
+AlexNet = Annotated[
+    Path | None,
+    typer.Option(help="torchvision's alexnet-owt-7be5be79.pth for LPIPS [torch hub's cache]."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: the GPU if there is one.")]
 Vae = Annotated[
     str,
     typer.Option(help="VAE: a diffusers folder, a hub id, or `tiny` (random, for trying things)."),
+]
+FirstFrames = Annotated[
+    str | None, typer.Option(help="Which of several of Align's predictions, by digest.")
+]
+ParentRun = Annotated[
+    Path | None, typer.Option("--from", help="Run to start from (poseinj: a multiexocon run).")
+]
+Parallel = Annotated[
+    Literal["ddp", "fsdp"],
+    typer.Option(help="Under torchrun: the whole model in each process, or a part (FSDP2)."),
+]
+ProfileSteps = Annotated[
+    int | None, typer.Option(min=1, help="Time so many steps instead, and train nothing.")
+]
+SampleEvery = Annotated[
+    int | None, typer.Option(min=1, help="Steps from one set of sample videos to the next.")
 ]
 Wan = Annotated[
     str | None,
@@ -108,6 +170,7 @@ Setting = Annotated[
 StoreArgument = Annotated[
     str, typer.Argument(help="The store, or one version: FOLDER@HASH, URL@HASH.")
 ]
+StudyArgument = Annotated[Path, typer.Argument(help="Folder that `study build` wrote.")]
 
 
 def tell(report: Any, *, as_json: bool) -> None:
@@ -345,35 +408,121 @@ def train(
     ] = None,
     setting: Setting = None,
     wan: Wan = None,
-    parent: Annotated[
-        Path | None, typer.Option("--from", help="Run to start from (poseinj: a multiexocon run).")
-    ] = None,
-    first_frames: Annotated[
-        str | None, typer.Option(help="Which of several of Align's predictions, by digest.")
-    ] = None,
+    parent: ParentRun = None,
+    first_frames: FirstFrames = None,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
+    parallel: Parallel = "ddp",
+    profile: ProfileSteps = None,
+    sample_every: SampleEvery = None,
+    samples: Annotated[int, typer.Option(min=1, help="Clips of such a set.")] = 2,
+    vae: Vae = PUBLISHED,
+    tensorboard: Annotated[bool, typer.Option(help="Write RUN/tensorboard, too.")] = False,
     allow_other_store: AllowOtherStore = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train one stage from the store: EgoExo-Align, MultiExoCon, then PoseInj; or VAWAN."""
+    """Train one stage from the store: EgoExo-Align, MultiExoCon, then PoseInj; or VAWAN.
+
+    A signal ends the step and writes a checkpoint from which --resume goes on: the exit code is
+    130 after Ctrl-C, and 75 (run me again) after SIGTERM or SIGUSR1. A second signal kills.
+    """
     from exo2ego.training.experiment_file import load_experiment
     from exo2ego.training.trainer import train as run_stage
 
+    settings = load_experiment(experiment or stage, tuple(setting or ()))
+    if profile:
+        source = (opened(store), wan, parent, first_frames)
+        profile_steps(stage, source, out, settings, profile, allow_other_store, device, as_json)
+        return
+    watchers = training_watchers(stage, tensorboard=tensorboard)
+    if sample_every:
+        watchers.append(sample_watcher(stage, store, sample_every, samples, vae, device))
     report = run_stage(
         stage,
         opened(store),
         out,
-        load_experiment(experiment or stage, tuple(setting or ())),
+        settings,
         wan_spec=wan,
         parent=parent,
         first_frames=first_frames,
         resume=resume,
         allow_other_store=allow_other_store,
+        sharing=parallel,
+        device=chosen_device(device),
+        watchers=watchers,
+    )
+    end_training(report, as_json=as_json)
+
+
+def end_training(report: Any, *, as_json: bool) -> None:
+    """Says what was done, once, and ends with the code of a signal that came."""
+    from exo2ego.training.interrupt import exit_code
+
+    code = exit_code(report.stopped_by)
+    if os.environ.get("RANK", "0") == "0":
+        tell(report, as_json=as_json)
+        if code:
+            typer.secho("Stopped. Run the same with --resume to go on.", err=True)
+    if code:
+        raise typer.Exit(code)
+
+
+def training_watchers(stage: str, *, tensorboard: bool) -> list[Any]:
+    """What watches a run: its live line, its picture and, if asked for, TensorBoard's files."""
+    from exo2ego.training.live import LiveLine
+    from exo2ego.training.plots import LossPicture
+    from exo2ego.training.tensorboard import TensorBoard
+
+    return [LiveLine(stage), LossPicture(stage), *([TensorBoard()] if tensorboard else [])]
+
+
+def sample_watcher(stage: str, store: str, every: int, clips: int, vae: str, device: str) -> Any:
+    """What samples a run while it trains."""
+    from exo2ego.evaluation.sample_watcher import SampleWatcher
+
+    device = chosen_device(device)
+    return SampleWatcher(
+        opened(store), stage, every=every, clips=clips, vae_spec=vae, device=device
+    )
+
+
+def profile_steps(
+    stage: str,
+    given: tuple[Any, str | None, Path | None, str | None],
+    out: Path,
+    experiment: Any,
+    steps: int,
+    allow_other_store: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Prints where the time of a step goes: a table for people, or JSON."""
+    from exo2ego.training.lineage import Source
+    from exo2ego.training.profile import profile
+
+    times = profile(
+        stage,
+        Source(*given),
+        out,
+        experiment,
+        steps=steps,
+        allow_other_store=allow_other_store,
         device=chosen_device(device),
         track=drawn,
     )
-    tell(report, as_json=as_json)
+    if as_json:
+        tell(times, as_json=True)
+        return
+    rows = [
+        [part, f"{1000 * seconds:.1f}", f"{seconds / times.step_s:.1%}"]
+        for part, seconds in (times.parts | {"step": times.step_s}).items()
+    ]
+    title = f"{times.stage}, {times.global_batch} clips a step, {times.steps} steps"
+    show_table(title, ["part", "ms a step", "share"], rows)
+    typer.echo(
+        f"training {times.clips_per_s:.4g} clips/s; the stream alone "
+        f"{times.stream_clips_per_s:.4g} clips/s, {times.headroom:.3g} times that"
+    )
 
 
 @app.command()
@@ -391,6 +540,7 @@ def describe(
     gpus: Annotated[int, typer.Option(min=1, help="GPUs that share a global batch.")] = 1,
     memory_gb: Annotated[float, typer.Option(min=0, help="Of one GPU, in 10^9 bytes.")] = 141,
     tflops: Annotated[float, typer.Option(min=0, help="Of one GPU, in matrix products.")] = 790,
+    parallel: Parallel = "ddp",
     as_json: AsJson = False,
 ) -> None:
     """Say what an experiment trains, and what it takes: parameters, FLOPs, memory, step time.
@@ -406,7 +556,7 @@ def describe(
         load_experiment(experiment, overrides or ()),
         clip=ClipShape(views=views, frames=frames, hw=(size, size)),
         wan_spec=wan,
-        machine=Machine(gpus, memory_gb, tflops),
+        machine=Machine(gpus, memory_gb, tflops, parallel),
     )
     tell(about if as_json else about.words, as_json=as_json)
 
@@ -453,78 +603,429 @@ def sample(
     store: Store,
     checkpoint: Annotated[Path, typer.Option(help="Run of a stage; align: every frame by itself.")],
     out: Annotated[Path, typer.Option(help="Folder for videos and manifest.")],
-    clips: Annotated[
-        str, typer.Option(help="test-1: the central clip of each test take; or test-all.")
-    ] = "test-1",
+    evaluation_set: SetOption = None,
+    split: SplitOption = None,
+    clip: ClipIds = None,
+    limit: Limit = None,
+    views: ShownViews = None,
+    camera: CameraFile = None,
+    align: AlignAnew = None,
     wan: Wan = None,
     vae: Vae = PUBLISHED,
     steps: Annotated[int, typer.Option(min=1, help="Solver steps (paper: Table 8).")] = 40,
     guidance: Annotated[float, typer.Option(min=1, help="1 turns guidance off (Table 8).")] = 3.5,
     shift: Annotated[float, typer.Option(min=1, help="Shift of the noise levels (Table 8).")] = 5.0,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many clips.")] = None,
     seed: Annotated[int, typer.Option(help="Each clip's noise depends on it and the id.")] = 0,
-    weights: Annotated[
-        Literal["full", "fp8"], typer.Option(help="fp8: Wan's blocks in half the memory, rounded.")
-    ] = "full",
-    offload: Annotated[
-        bool, typer.Option("--offload", help="Keep Wan on the host, a layer on the GPU at a time.")
-    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Clips that are solved together.")] = 1,
+    shard: ShardOption = None,
+    weights: Weights = "full",
+    offload: Offload = False,
+    ema: Annotated[bool, typer.Option("--ema", help="The run's averaged weights.")] = False,
+    allow_other_store: AllowOtherStore = False,
+    dry_run: DryRun = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make the ego videos: one mp4 a clip, and one beside the exo views and the truth."""
-    from exo2ego.evaluation.sample import sample as make_videos
+    """Make the ego videos: one mp4 a clip, and one beside the exo views and the truth.
+
+    On several GPUs: start it with torchrun, or once for each --shard, into one folder.
+    """
+    from exo2ego.evaluation.clip_choice import ClipChoice
+    from exo2ego.evaluation.sample import open_samples
     from exo2ego.model.flow import SamplerSettings
     from exo2ego.model.wan_memory import MemorySettings
 
-    report = make_videos(
-        opened(store),
+    opened_store = opened(store)
+    samples = open_samples(
+        opened_store,
         checkpoint,
         out,
         wan_spec=wan,
         vae_spec=vae,
-        evaluation_set=clips,
+        clips=ClipChoice(evaluation_set, split, tuple(clip or ()), limit),
+        scene=asked_scene(opened_store, views, camera),
+        align_run=align,
         sampler=SamplerSettings(steps=steps, guidance=guidance, shift=shift),
-        limit=limit,
         seed=seed,
         memory=MemorySettings(base=weights, offload="group" if offload else "none"),
-        device=chosen_device(device),
+        ema=ema,
+        batch=batch,
+        shard=asked_shard(shard),
+        allow_other_store=allow_other_store,
+        device=own_device(device),
+    )
+    tell(samples.plan() if dry_run else samples.fill(drawn), as_json=as_json)
+
+
+def asked_scene(store: Any, views: str | None, camera: Path | None) -> Any:
+    """The exo views and the path of the ego camera that the options name."""
+    from exo2ego.evaluation.camera_path import read_camera_path
+    from exo2ego.evaluation.scene import Scene
+
+    if views and not all(word.strip().isdigit() for word in views.split(",")):
+        raise typer.BadParameter("--views takes numbers: 0,2")
+    numbers = tuple(int(word) for word in views.split(",")) if views else None
+    frames = store.recipe.clips.frames
+    return Scene(numbers, read_camera_path(camera, frames) if camera else None)
+
+
+def asked_shard(shard: str | None) -> Any:
+    """The share of the clips that --shard names, else torchrun's environment, else all."""
+    import os
+
+    from exo2ego.evaluation.shards import parse_shard, shard_of_environment
+
+    return parse_shard(shard) if shard else shard_of_environment(os.environ)
+
+
+def own_device(device: str) -> str:
+    """The device's name; for a process of torchrun `auto` is the GPU of its own."""
+    import os
+
+    found, local = chosen_device(device), os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if device == "auto" and found == "cuda" and local else found
+
+
+@app.command()
+def baseline(
+    store: Store,
+    method: Annotated[
+        Literal["mean-frame", "exo-view", "frozen-first"],
+        typer.Option(help="What to show; Align on every frame: `sample` of an align run."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for videos and manifest.")],
+    view: Annotated[
+        str | None, typer.Option(help="exo-view: its number, or `best`, an oracle [best].")
+    ] = None,
+    first_frames: Annotated[
+        str | None, typer.Option(help="frozen-first: which of several, by digest.")
+    ] = None,
+    evaluation_set: SetOption = None,
+    split: SplitOption = None,
+    clip: ClipIds = None,
+    limit: Limit = None,
+    vae: Vae = PUBLISHED,
+    shard: ShardOption = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make the videos of a baseline of which nothing is trained: they are scored as samples are.
+
+    The mean ego frame of the training split; an exo view; or a first frame, held.
+    """
+    from exo2ego.evaluation.baselines import baseline_settings, open_baseline
+    from exo2ego.evaluation.clip_choice import ClipChoice
+
+    number = int(view) if view and view.isdigit() else view
+    samples = open_baseline(
+        opened(store),
+        baseline_settings(method, view=number, first_frames=first_frames),
+        out,
+        vae_spec=vae,
+        clips=ClipChoice(evaluation_set, split, tuple(clip or ()), limit),
+        shard=asked_shard(shard),
+        device=own_device(device),
         track=drawn,
     )
-    tell(report, as_json=as_json)
+    tell(samples.fill(drawn), as_json=as_json)
+
+
+@app.command()
+def bias(
+    store: Store,
+    out: Annotated[Path, typer.Option(help="Folder for videos, bias.json and bias.png.")],
+    wan: Annotated[
+        str,
+        typer.Option(
+            help="Wan2.2-I2V-A14B, all of it: a diffusers folder, a hub id, or `tiny` (random)."
+        ),
+    ] = PUBLISHED,
+    prompts: Annotated[
+        Path | None, typer.Option(help="TOML with `general` and `ego` prompts [shipped ones].")
+    ] = None,
+    view: Annotated[int, typer.Option(help="Exo view whose first frame is given.")] = 0,
+    evaluation_set: SetOption = None,
+    split: SplitOption = None,
+    clip: ClipIds = None,
+    limit: Limit = None,
+    steps: Annotated[int, typer.Option(min=1, help="Solver steps (paper: Table 8).")] = 40,
+    guidance: Annotated[float, typer.Option(min=1, help="1 turns guidance off (Table 8).")] = 3.5,
+    seed: Annotated[int, typer.Option(help="Each clip's noise depends on it and the id.")] = 0,
+    alexnet: AlexNet = None,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Keep on the GPU the part that is running alone.")
+    ] = False,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Show what stock Wan makes of exo first frames: does it leave their view when told to?
+
+    Two families of prompts, general ones and such that ask for the ego view (paper, section 6).
+    """
+    from exo2ego.evaluation.bias.probe import open_bias
+    from exo2ego.evaluation.bias.prompts import read_prompts
+    from exo2ego.evaluation.clip_choice import ClipChoice
+
+    probe = open_bias(
+        opened(store),
+        wan,
+        out,
+        prompts=read_prompts(prompts),
+        clips=ClipChoice(evaluation_set, split, tuple(clip or ()), limit),
+        view=view,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        trunk=alexnet,
+        offload=offload,
+        device=chosen_device(device),
+    )
+    if dry_run:
+        tell(probe.plan(), as_json=as_json)
+        return
+    found = probe.run(drawn)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    show_bias(found)
+    typer.echo(f"written: {out / 'bias.json'}, {out / 'bias.png'}")
+
+
+def show_bias(report: Any) -> None:
+    """Prints each family's means with their intervals: 1 is the given frame, -1 the truth."""
+    measures = {"view_bias": "first frame", "view_bias_pixels": "by pixels"}
+    measures |= {"last_view_bias": "last frame", "last_view_bias_pixels": "by pixels"}
+    rows = [
+        [name, str(of.videos), *(_score_cell(of, of.intervals, key) for key in measures)]
+        for name, of in report.families.items()
+    ]
+    columns = ["prompts", "videos", *measures.values()]
+    show_table("view bias: 1 the given exo frame, -1 the ego truth", columns, rows)
 
 
 @app.command()
 def evaluate(
     store: Store,
     samples: Annotated[Path, typer.Option(help="Folder that `sample` wrote.")],
-    alexnet: Annotated[
-        Path | None,
-        typer.Option(help="torchvision's alexnet-owt-7be5be79.pth for LPIPS [torch hub's cache]."),
+    evaluation_set: Annotated[
+        str | None, typer.Option("--set", help="test-1 or test-all [what was sampled].")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON to write, and the .parquet beside it [scores.json].")
+    ] = None,
+    alexnet: AlexNet = None,
+    dry_run: DryRun = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Score samples against the truth: PSNR, SSIM and LPIPS per clip, take and category.
+    """Score samples against the truth: PSNR, SSIM, LPIPS and more, a frame, clip, take, category.
 
-    Writes scores.json beside the samples. Without AlexNet's weights LPIPS is "not measured".
+    Writes scores.json and, a row a frame, scores.parquet beside the samples. Without AlexNet's
+    weights LPIPS is "not measured". docs/evaluation.md says what each number is.
     """
-    from exo2ego.evaluation.evaluate import evaluate as score
+    from exo2ego.evaluation.clip_choice import ClipChoice
+    from exo2ego.evaluation.evaluate import open_evaluation
 
-    scores = score(
+    evaluation = open_evaluation(
         opened(store),
         samples,
+        clips=ClipChoice(evaluation_set) if evaluation_set else None,
         trunk=alexnet,
         device=chosen_device(device),
-        track=drawn,
     )
+    if dry_run:
+        tell(evaluation.plan(), as_json=as_json)
+        return
+    where = out or samples / "scores.json"
+    scores = evaluation.run(where, drawn)
     if as_json:
         typer.echo(scores.model_dump_json(indent=2))
         return
-    groups = {**scores.categories, "all": scores.overall}
-    rows = [[name, *_score_cells(score)] for name, score in groups.items()]
-    show_table("means over takes", ["category", "PSNR (dB)", "SSIM", "LPIPS"], rows)
-    typer.echo(f"written: {samples / 'scores.json'}; without a video: {len(scores.missing)} clips")
+    show_scores(scores)
+    typer.echo(f"written: {where}, {where.with_suffix('.parquet').name}")
+    if scores.missing:
+        some = ", ".join(scores.missing[:5])
+        typer.secho(f"without a video: {len(scores.missing)} clips, {some}", err=True, fg="red")
+
+
+def show_scores(scores: Any) -> None:
+    """Prints the means of each category and of all takes, with their intervals."""
+    groups = {**scores.categories, "overall": scores.overall}
+    tables = {
+        "means over takes, 95 % intervals": {
+            "psnr": "PSNR (dB)",
+            "ssim": "SSIM",
+            "lpips": "LPIPS",
+        },
+        "first frame: 1 an exo view, -1 the truth": {
+            "view_bias": "view bias",
+            "view_bias_pixels": "by pixels",
+        },
+        "motion and sharpness against the truth": {
+            "timing_error_frames": "timing (frames)",
+            "motion_agreement": "agreement",
+            "sharpness_log2": "sharpness (log2)",
+        },
+    }
+    for title, measures in tables.items():
+        rows = [
+            [name, *(_score_cell(score, scores.intervals[name], key) for key in measures)]
+            for name, score in groups.items()
+        ]
+        show_table(title, ["category", *measures.values()], rows)
+
+
+@app.command()
+def tables(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="What `evaluate` wrote: JSON files, or folders.")
+    ] = None,
+    form: Annotated[
+        Literal["markdown", "latex", "html"], typer.Option("--format", help="How to print them.")
+    ] = "markdown",
+    table: Annotated[
+        list[int] | None, typer.Option(min=1, max=6, help="Only this one; repeatable [1 to 6].")
+    ] = None,
+) -> None:
+    """Print the paper's Tables 1 to 6, each cell beside what was measured here.
+
+    Which row a result belongs to follows from the experiments that made it. What the paper says of
+    its tables is computed again, from its cells and from ours.
+    """
+    from exo2ego.evaluation.tables.forms import FORMS
+    from exo2ego.evaluation.tables.page import tables_page
+
+    typer.echo(FORMS[form](tables_page(results or [], table or [])), nl=False)
+
+
+@app.command()
+def report(
+    result: Annotated[Path, typer.Argument(help="Folder of samples that `evaluate` has scored.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="A second one of the same clips, to compare.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    store: Annotated[
+        str | None, typer.Option(help="The store: finds fast motion in the true videos [not].")
+    ] = None,
+    most_mb: Annotated[float, typer.Option(min=0, help="Of videos in the page.")] = 25.0,
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained page on a result, or on two and what differs between them.
+
+    Scores with intervals, worst and best clips with their videos, and the failure modes of the
+    paper's section 11. It opens offline.
+    """
+    from exo2ego.evaluation.report.page import write_report
+
+    written = write_report(
+        [result, other] if other else [result],
+        out,
+        store=opened(store) if store else None,
+        most_megabytes=most_mb,
+        track=drawn,
+    )
+    tell(written, as_json=as_json)
+
+
+@app.command()
+def reproduce(
+    table: Annotated[
+        Literal["table1", "table2", "table3", "table4", "table5", "table6"],
+        typer.Argument(help="The table to make."),
+    ],
+    store: Annotated[list[str], typer.Option(help="A store; repeatable: one for each category.")],
+    out: Annotated[Path, typer.Option(help="Folder for runs, samples and the table.")],
+    wan: Annotated[
+        str, typer.Option(help="Wan2.2-I2V-A14B: a diffusers folder, a hub id, or `tiny`.")
+    ] = PUBLISHED,
+    vae: Vae = PUBLISHED,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value for every training, stage:key=value for a stage's."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Solver steps (paper: Table 8).")] = 40,
+    clips: Annotated[
+        str | None, typer.Option("--clips", help="Evaluation set: test-1 or test-all [test-1].")
+    ] = None,
+    alexnet: AlexNet = None,
+    tflops: Annotated[float, typer.Option(min=0, help="Of one GPU, for the hours.")] = 790,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the commands, with what is there; do nothing.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Make a table of the paper: list the runs it needs, do those that are missing, print it.
+
+    Rows share runs. It can be stopped at any time, and goes on when run again.
+    """
+    from exo2ego.evaluation.reproduce.plan import plan_stores, plan_table, results_of
+    from exo2ego.evaluation.reproduce.settings import Ways
+    from exo2ego.evaluation.tables.markdown import markdown
+    from exo2ego.evaluation.tables.page import tables_page
+    from exo2ego.evaluation.tables.published import published_table
+    from exo2ego.training.describe import Machine
+    from stores.atomic import write_whole
+
+    ways = Ways(
+        wan,
+        vae,
+        tuple(setting or ()),
+        solver_steps=steps,
+        evaluation_set=clips,
+        device=device,
+        alexnet=alexnet,
+        machine=Machine(tflops=tflops),
+    )
+    wanted = published_table(int(table[-1]))
+    stores = plan_stores({name: opened(name) for name in store}, out, ways)
+    plan = plan_table(wanted, stores)
+    show_plan(plan, tflops)
+    if not dry_run:
+        run_plan(plan)
+        text = markdown(tables_page(results_of(wanted, stores), [wanted.number]))
+        write_whole(out / f"{table}.md", text.encode())
+        typer.echo(f"\n{text}", nl=False)
+
+
+def run_plan(plan: Any) -> None:
+    """Runs what is left of the steps; ends with the code of the first that fails."""
+    from exo2ego.evaluation.reproduce.step import STOPPED, run_steps
+
+    code = run_steps(plan, run_shown)
+    if code == STOPPED:
+        raise KeyboardInterrupt  # the message and code of everything that is stopped
+    if code:
+        raise typer.Exit(code)
+
+
+def show_plan(plan: Any, tflops: float) -> None:
+    """Prints the steps with what is there, and their commands."""
+    hours = [step.hours_left for step in plan]
+    rows = [
+        [
+            *(str(number), step.kind, step.name, f"{step.done():,} of {step.total:,} {step.unit}"),
+            "" if left is None else f"{left:.3g}",
+        ]
+        for number, (step, left) in enumerate(zip(plan, hours, strict=True), start=1)
+    ]
+    title = "what is there, and GPU hours that are left"
+    show_table(title, ["", "step", "of", "there", "hours"], rows, words=("step", "of"))
+    for number, step in enumerate(plan, start=1):
+        typer.echo(f"{number:>3}  exo2ego {' '.join(step.words())}")
+    total = sum(left or 0 for left in hours)
+    typer.echo(
+        f"Training: {total:.3g} GPU hours at the least, an estimate: what `describe` counts, at "
+        f"{tflops:g} TFLOP/s. `exo2ego sample --dry-run` times a clip."
+    )
+
+
+def run_shown(step: Any) -> int:
+    """Runs a step's command as if typed; its exit code."""
+    words = step.words()
+    typer.secho(f"\nexo2ego {' '.join(words)}", bold=True)
+    return typer.main.get_command(app).main(args=words, standalone_mode=False) or 0
 
 
 @app.command("export")
@@ -570,6 +1071,98 @@ def audit_run(
     tell(found if as_json else str(found), as_json=as_json)
     if found.problems:
         raise typer.Exit(1)
+
+
+@study_app.command("build")
+def build_study(
+    ours: Annotated[Path, typer.Option(help="Samples of the method that is tested.")],
+    baseline: Annotated[Path, typer.Option(help="Samples of the one it is compared with.")],
+    store: Store,
+    out: Annotated[Path, typer.Option(help="Folder for the study; it must not be there yet.")],
+    per_category: Annotated[int, typer.Option(min=1, help="Samples a category (paper: 25).")] = 25,
+    seed: Annotated[int, typer.Option(help="Of the choice of clips; of nothing blinded.")] = 0,
+    intersect: Annotated[
+        bool, typer.Option("--intersect", help="Take the clips that both have, and leave others.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a blinded set of rows: the true video, and both methods' side by side."""
+    from exo2ego.evaluation.study.build import build
+
+    report = build(
+        ours,
+        baseline,
+        opened(store),
+        out,
+        per_category=per_category,
+        seed=seed,
+        intersect=intersect,
+        track=drawn,
+    )
+    tell(report, as_json=as_json)
+
+
+@study_app.command("invite")
+def invite_participants(
+    study: StudyArgument,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="New participants.")] = 10,
+    url: Annotated[
+        str, typer.Option(help="Where participants reach the server.")
+    ] = "http://127.0.0.1:8765",
+    as_json: AsJson = False,
+) -> None:
+    """Print new personal links, one a line; whoever has a link votes by it."""
+    from exo2ego.evaluation.study.serve import invite
+
+    links = invite(study, count, url)
+    tell({"links": links} if as_json else "\n".join(links), as_json=as_json)
+
+
+@study_app.command("serve")
+def serve_study(
+    study: StudyArgument,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
+) -> None:
+    """Let participants vote by their links, until Ctrl-C; every vote is saved at once."""
+    from exo2ego.evaluation.study.serve import serve
+
+    def ready(address: str) -> None:
+        typer.echo(f"{address} serves {study}. Stop with Ctrl-C; links: `exo2ego study invite`.")
+
+    serve(study, host=host, port=port, ready=ready)
+
+
+@study_app.command("score")
+def score_study(
+    study: StudyArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results [the study's].")] = None,
+    only_submitted: Annotated[
+        bool, typer.Option("--only-submitted", help="Leave out who has not submitted.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Unblind the votes: preference by category, with intervals, and agreement.
+
+    Writes study-scores.json and votes.csv.
+    """
+    from exo2ego.evaluation.study.score import score
+    from exo2ego.evaluation.study.score_table import (
+        COUNTS,
+        SCORES,
+        agreement_lines,
+        count_rows,
+        score_rows,
+    )
+
+    scores = score(study, out=out, only_submitted=only_submitted)
+    if as_json:
+        typer.echo(scores.model_dump_json(indent=2))
+        return
+    show_table("votes", COUNTS, count_rows(scores))
+    show_table("preference for ours", SCORES, score_rows(scores))
+    typer.echo("\n".join(agreement_lines(scores)))
+    typer.echo(f"written: {(out or study) / 'study-scores.json'} and votes.csv")
 
 
 @store_app.command()
@@ -897,9 +1490,13 @@ def claim_demo_folder(out: Path, settings: dict[str, Any]) -> None:
     marker.write_bytes(orjson.dumps(settings))
 
 
-def _score_cells(score: Any) -> list[str]:
-    lpips = score.lpips if isinstance(score.lpips, str) else f"{score.lpips:.4f}"
-    return [f"{score.psnr:.4f}", f"{score.ssim:.4f}", lpips]
+def _score_cell(score: Any, intervals: dict[str, Any], measure: str) -> str:
+    value = getattr(score, measure)
+    if isinstance(value, str):
+        return value
+    ends = intervals[measure]
+    known = not isinstance(ends.low, str)
+    return f"{value:.4f}" + (f"\n{ends.low:.4f} to {ends.high:.4f}" if known else "")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from exo2ego.model.generator import (
 from exo2ego.model.given import Given
 from exo2ego.model.sampling import sample
 from exo2ego.model.seeding import initial_weights_from
-from exo2ego.model.wan import IN_CHANNELS, LoraSettings, detach_text, put_in_dtype
+from exo2ego.model.wan import LoraSettings, detach_text, put_in_dtype
+from exo2ego.model.wan_expert import IN_CHANNELS
 from exo2ego.training.describe import describe
 from exo2ego.training.experiment_file import load_experiment
 from stores.schema import LATENT_CHANNELS, ClipShape
@@ -58,7 +59,7 @@ def run() -> list[Row]:
     setting = GPU if torch.cuda.is_available() else CPU
     torch.set_num_threads(1)
     given, noise, rays = _clip(setting)
-    generator = nn.Module.to(_generator(setting, "multiexocon"), setting.device)
+    generator = nn.Module.to(generator_of(setting, "multiexocon"), setting.device)
     rows = _sampling_rows(setting, generator, given, noise)
     if setting is CPU:
         what = ("forward", "forward and backward", "share of the matrix ceiling", "memory peak")
@@ -68,15 +69,18 @@ def run() -> list[Row]:
     del generator
     small = replace(CPU, dtype=torch.bfloat16)
     small_given, small_noise, _ = _clip(small)
-    rows.append(float8_row(partial(_generator, small), small_given, small_noise, _name(small)))
-    return rows + capped_rows(partial(_generator, setting), given, rays)
+    rows.append(
+        float8_row(partial(generator_of, small), small_given, small_noise, setting_name(small))
+    )
+    return rows + capped_rows(partial(generator_of, setting), given, rays)
 
 
-def _name(setting: Setting) -> str:
+def setting_name(setting: Setting) -> str:
+    """What rows call it."""
     return f"{setting.layers} blocks of {128 * setting.heads}, CPU" if setting is not GPU else "14B"
 
 
-def _generator(setting: Setting, stage: GeneratorStage) -> Generator:
+def generator_of(setting: Setting, stage: GeneratorStage) -> Generator:
     """A stage's generator with random weights, on the host."""
     g = torch.Generator().manual_seed(0)
     with initial_weights_from(g):
@@ -116,7 +120,7 @@ def _sampling_rows(
     spent = interleaved({name: partial(_waited, work) for name, work in works.items()}, ROUNDS)
     seconds = {name: [each.seconds for each in many] for name, many in spent.items()}
     gains = [a / b for a, b in zip(seconds["anew"], seconds["ours"], strict=True)]
-    what = _name(setting)
+    what = setting_name(setting)
     note = f"{settings.steps} steps, guidance {settings.guidance:g}"
     gain_note = f"from {min(gains):.2f} to {max(gains):.2f}"
     return [
@@ -154,7 +158,7 @@ def _gpu_rows(
 ) -> list[Row]:
     """Forward and backward of one clip, against a large matrix product of the same run."""
     sigma = torch.full((1,), 0.5, device=setting.device)
-    ceiling = _matrix_tflops(setting)
+    ceiling = matrix_tflops(setting)
 
     def forward() -> None:
         with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
@@ -183,12 +187,12 @@ def _gpu_rows(
     ]
 
 
-def _matrix_tflops(setting: Setting, side: int = 8192, times: int = 20) -> float:
+def matrix_tflops(setting: Setting, side: int = 8192, times: int = 20) -> float:
+    """The rate of a large matrix product, in the setting's type."""
     a, b = (torch.randn(side, side, device=setting.device, dtype=setting.dtype) for _ in range(2))
-    a @ b
-    torch.cuda.synchronize()
+    _waited(partial(torch.matmul, a, b))
     began = time.perf_counter()
-    for _ in range(times):
+    for _ in range(times - 1):
         a @ b
-    torch.cuda.synchronize()
+    _waited(partial(torch.matmul, a, b))
     return times * 2 * side**3 / (time.perf_counter() - began) / 1e12

@@ -1,5 +1,6 @@
 """A store of clips of the paper's size with random numbers in it."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ RECIPE = StoreRecipe(
     clips=ClipRecipe(), vae=VaeRecipe(class_name="random", weights_digest="0", config_digest="0")
 )
 EXO, EGO, RAYS = "exo_latents", "ego_latents", "align_rays"
+EGO_RAYS = "ego_rays"
 _BIG = np.uint16(0x7C00)
 """Bits of float16's infinity: all words below are finite."""
 CLIPS_A_TAKE = 30
@@ -50,16 +52,30 @@ def clip_row(number: int) -> ClipRow:
     )
 
 
-def write_store(path: Path, clips: int) -> str:
+def normal_row(array: str, number: int) -> np.ndarray:
+    """One clip's row of the array, from a normal distribution: what a model can train on."""
+    shape = ARRAYS[array].row_shape(RECIPE.clips.shape)
+    random = np.random.default_rng([len(array), number])
+    return random.standard_normal(shape, dtype=np.float32).astype(np.float16)
+
+
+def write_store(
+    path: Path,
+    clips: int,
+    names: Sequence[str] = (EXO, EGO, RAYS),
+    row: Callable[[str, int], np.ndarray] = random_row,
+) -> str:
     """Writes and commits a store whose clip k is row k of every array; returns its hash."""
     create_store(path, RECIPE)
     stored: list[StoredClip] = []
     for shard, first in enumerate(range(0, clips, CLIPS_PER_SHARD)):
         numbers = range(first, min(first + CLIPS_PER_SHARD, clips))
-        rows = [clip_row(number) for number in numbers]
-        arrays = {name: map(partial(random_row, name), numbers) for name in (EXO, EGO, RAYS)}
-        finished = write_shard(path, shard, rows, arrays)
-        stored += stored_clips(finished, {row.clip_id: row for row in rows}, CLIPS_PER_SHARD)
+        clip_rows = [clip_row(number) for number in numbers]
+        arrays = {name: map(partial(row, name), numbers) for name in names}
+        finished = write_shard(path, shard, clip_rows, arrays)
+        stored += stored_clips(
+            finished, {about.clip_id: about for about in clip_rows}, CLIPS_PER_SHARD
+        )
     return commit(path, stored, command="benchmark", index_digest="0")
 
 

@@ -17,8 +17,10 @@ from stores.place import Place, RemotePath
 NAME = "lock"
 
 
-def write_lock(folder: Place) -> AbstractContextManager[None]:
+def write_lock(folder: Place, what: str = "store") -> AbstractContextManager[None]:
     """Holds `folder`/lock. Raises StoreFault if another process, or another host, holds it.
+
+    `what` is written there, in a word.
 
     On a disk the kernel frees the lock when its process dies, so one left behind on this host is
     taken over. On an object store the lock is an object that only one writer can create; one of a
@@ -26,12 +28,12 @@ def write_lock(folder: Place) -> AbstractContextManager[None]:
     here: it must be removed by hand.
     """
     path = folder / NAME
-    return _locked_object(path) if isinstance(path, RemotePath) else _locked_file(path)
+    return _locked_object(path, what) if isinstance(path, RemotePath) else _locked_file(path, what)
 
 
 @contextmanager
-def _locked_file(path: Path) -> Iterator[None]:
-    handle = _take(path)
+def _locked_file(path: Path, what: str) -> Iterator[None]:
+    handle = _take(path, what)
     try:
         yield
     finally:
@@ -40,12 +42,12 @@ def _locked_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked_object(path: RemotePath) -> Iterator[None]:
+def _locked_object(path: RemotePath, what: str) -> Iterator[None]:
     mine = _signature()
     try:
         path.create_bytes(mine)
     except FileExistsError:
-        _take_over(path, mine)
+        _take_over(path, mine, what)
     try:
         yield
     finally:
@@ -54,7 +56,7 @@ def _locked_object(path: RemotePath) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _take_over(path: RemotePath, mine: bytes) -> None:
+def _take_over(path: RemotePath, mine: bytes, what: str) -> None:
     """Replaces the lock of a process that is dead. Raises StoreFault if nobody can tell."""
     try:
         text, mark = path.read_marked()
@@ -70,6 +72,7 @@ def _take_over(path: RemotePath, mine: bytes) -> None:
         holder = {}  # taken over by another one at this moment
     raise _held(
         path,
+        what,
         holder,
         "Wait until it has finished. If it is dead, remove the object: "
         f"`aws s3 rm {path}`, or with the server's own tool.",
@@ -86,46 +89,46 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _take(path: Path) -> int:
+def _take(path: Path, what: str) -> int:
     while True:
-        handle = _open(path)
+        handle = _open(path, what)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _holder(handle)
             os.close(handle)
-            raise _held(path, holder, "Wait until it has finished, or stop it.") from None
+            raise _held(path, what, holder, "Wait until it has finished, or stop it.") from None
         if not path.exists() or os.fstat(handle).st_ino != path.stat().st_ino:
             os.close(handle)  # its holder finished and removed the file meanwhile
             continue
         holder = _holder(handle)
         if holder and holder["host"] != socket.gethostname():
             os.close(handle)
-            raise _held(path, holder, f"If nobody writes there any more, remove {path}.")
+            raise _held(path, what, holder, f"If nobody writes there any more, remove {path}.")
         try:
             os.ftruncate(handle, 0)
             os.pwrite(handle, _signature(), 0)
         except OSError as refused:
             os.close(handle)  # open, it would keep the lock from the next attempt
-            raise _unwritable(path, refused) from refused
+            raise _unwritable(path, what, refused) from refused
         return handle
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, what: str) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as refused:
-        raise _unwritable(path, refused) from refused
+        raise _unwritable(path, what, refused) from refused
 
 
-def _unwritable(path: Path, refused: OSError) -> StoreFault:
+def _unwritable(path: Path, what: str, refused: OSError) -> StoreFault:
     return StoreFault(
-        "A store cannot be written here.",
+        f"A {what} cannot be written here.",
         where=path.parent,
         expected="a folder that can be written, with room",
         got=refused.strerror,
-        fix="Give another path for the store, write permission, or make room.",
+        fix=f"Give another path for the {what}, write permission, or make room.",
     )
 
 
@@ -152,10 +155,10 @@ def _parse(text: bytes) -> dict[str, Any]:
     return holder if is_whole and isinstance(holder["pid"], int) else {}
 
 
-def _held(path: Place, holder: dict[str, Any], fix: str) -> StoreFault:
+def _held(path: Place, what: str, holder: dict[str, Any], fix: str) -> StoreFault:
     who = "process {pid} on {host}, since {since}".format(**holder) if holder else "a process"
     return StoreFault(
-        "Somebody else is writing this store.",
+        f"Somebody else is writing this {what}.",
         where=path,
         expected="one writer at a time",
         got=who,

@@ -31,7 +31,17 @@ NAMES_THAT_SAY_NOTHING = {
     "types",
     "constants",
 }
-LIGHT = {"typer", "pathlib", "typing", "collections", "stores", "dataclasses", "time"}
+LIGHT = {
+    "typer",
+    "logging",
+    "os",
+    "pathlib",
+    "typing",
+    "collections",
+    "stores",
+    "dataclasses",
+    "time",
+}
 
 
 def module_of(path: Path) -> str:

@@ -14,6 +14,10 @@ PACKAGE_DATA = {
     *(f"exo2ego/experiments/{stage}.toml" for stage in ("align", "multiexocon", "poseinj")),
     "exo2ego/evaluation/lpips_alex.safetensors",
     "exo2ego/evaluation/LPIPS_LICENSE",
+    "exo2ego/evaluation/bias/prompts.toml",
+    "exo2ego/evaluation/report/style.css",
+    *(f"exo2ego/evaluation/study/page/{name}" for name in ("sample.html", "study.css", "study.js")),
+    "exo2ego/evaluation/tables/published.toml",
 }
 
 

@@ -1,74 +1,148 @@
-"""Scores of sampled videos against the truth: per clip, take and category, and over all takes.
+"""Scoring a folder of samples against the truth that a store keeps: scores.json, scores.parquet."""
 
-A take's score is the mean over the frames of its clips, a category's the mean over its takes.
-"""
-
-from collections.abc import Mapping, Sequence
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import blake3
+import orjson
 import torch
-from jaxtyping import Float64, UInt8
-from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
+from exo2ego.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
+from exo2ego.evaluation.clip_choice import ClipChoice, chosen_clips
 from exo2ego.evaluation.lpips import Lpips, default_trunk_path, load_lpips
-from exo2ego.evaluation.manifest import MANIFEST, SamplesFault, read_manifest
-from exo2ego.evaluation.metrics import psnr, ssim
+from exo2ego.evaluation.manifest import Manifest, SamplesFault, check_truth, read_manifest
+from exo2ego.evaluation.measures import MEASURES, Measured, measure_clip
+from exo2ego.evaluation.sample_files import read_frames
+from exo2ego.evaluation.score_table import write_table
+from exo2ego.evaluation.scores import NOT_MEASURED, Scores, gather
+from exo2ego.evaluation.unfinished import Unfinished, open_unfinished
 from exo2ego.training.checkpoint import file_digest, software_versions
 from stores.atomic import write_whole
 from stores.progress import Track, silent
 from stores.reading import Store
+from stores.version import ABSENT_ROW
 
-NOT_MEASURED = "not measured"
-METHOD = {
-    "psnr": "10 log10(1 / MSE) a frame, frames in [0, 1]; decibels, more is better",
-    "ssim": "Gaussian window 11x11, sigma 1.5, valid windows, mean over channels; more is better",
-    "lpips": "AlexNet, version 0.1; less is better",
-    "means": "take: over the frames of its clips; category and overall: over takes",
-}
+MEANS = "take: over the frames of its clips (or its clips); category and overall: over takes"
 
 
-class Score(BaseModel):
-    """The three metrics of something."""
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What a call of `evaluate` would do, as one clip showed it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-    psnr: float = Field(description="decibels; infinite for equal frames")
-    ssim: float = Field(description="1 for equal frames")
-    lpips: float | Literal["not measured"] = Field(description="0 for equal frames")
-
-
-class Scores(BaseModel):
-    """What scores.json holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-    overall: Score = Field(description="mean over takes")
-    categories: dict[str, Score] = Field(description="mean over the category's takes")
-    takes: dict[str, Score] = Field(description="mean over the frames of the take's clips")
-    clips: dict[str, Score] = Field(description="mean over the clip's frames")
-    missing: list[str] = Field(description="clips of the evaluation set that have no video")
-    provenance: dict[str, Any] = Field(description="samples, method, weights and software")
+    clips: int
+    """Clips of the set that have a video."""
+    missing: list[str]
+    """Clips of the set that have none."""
+    device: str
+    seconds_a_clip: float
+    gpu_hours: float
+    """On this device."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Frames:
-    """The metrics of each frame of a clip."""
+class Evaluation:
+    """A folder of samples that is to be scored."""
 
-    psnr: Float64[Tensor, " n"]
-    ssim: Float64[Tensor, " n"]
-    lpips: Float64[Tensor, " n"] | None
+    store: Store
+    samples: Path
+    manifest: Manifest
+    choice: ClipChoice
+    wanted: list[str]
+    trunk: Path | None
+    lpips: Lpips | None
+    device: str
+
+    @property
+    def there(self) -> list[str]:
+        """The wanted clips that have a video."""
+        return [clip for clip in self.wanted if clip in self.manifest.clips]
+
+    @property
+    def missing(self) -> list[str]:
+        """The wanted clips that have none."""
+        return [clip for clip in self.wanted if clip not in self.manifest.clips]
+
+    def measure(self, clip_id: str) -> Measured:
+        """All numbers of one clip. Raises SamplesFault, StoreFault."""
+        recipe = self.store.recipe.clips
+        path = self.samples / self.manifest.clips[clip_id].frames
+        frames = read_frames(path, clip_id, (recipe.frames, *recipe.hw)).to(self.device)
+        truth = torch.from_numpy(self.store.read("ego_frames", [clip_id])[0]).to(self.device)
+        row, exos = self.store.row(clip_id), None
+        if row.rows["exo_frames"] != ABSENT_ROW:
+            views = self.store.read("exo_frames", [clip_id])[0, : len(row.present), 0]
+            exos = torch.from_numpy(views).to(self.device)
+        found = measure_clip(frames, truth, exos, self.lpips)
+        if bad := [name for name, values in found.frames.items() if values.isnan().any()]:
+            raise _not_a_number(path, clip_id, bad)
+        return found
+
+    def run(self, out: Path, track: Track) -> Scores:
+        """Scores all, and writes them to `out` and, a row a frame, to the .parquet beside it.
+
+        What was measured before an interruption is not measured again. Raises SamplesFault.
+        """
+        _check_out(out)
+        provenance = self.provenance()
+        unfinished = open_unfinished(out, self._basis(provenance))
+        measured = self._measured(unfinished, track)
+        scores = gather(self.store, measured, self.missing, provenance)
+        write_table(out.with_suffix(".parquet"), self.store, measured, provenance)
+        write_whole(out, scores.model_dump_json(indent=2).encode())
+        unfinished.remove()
+        return scores
+
+    def _measured(self, unfinished: Unfinished, track: Track) -> dict[str, Measured]:
+        """Every clip that has a video; each is kept as soon as it is done."""
+        videos = {clip_id: self._video_digest(clip_id) for clip_id in self.there}
+        done = {key[0]: unfinished.known[key] for key in videos.items() if key in unfinished.known}
+        left = [clip_id for clip_id in videos if clip_id not in done]
+        for clip_id in track(left, total=len(left), what="evaluate", unit="clips"):
+            done[clip_id] = self.measure(clip_id)
+            unfinished.add(clip_id, videos[clip_id], done[clip_id])
+        return {clip_id: done[clip_id] for clip_id in videos}
+
+    def _video_digest(self, clip_id: str) -> str:
+        path = self.samples / self.manifest.clips[clip_id].frames
+        return file_digest(path) if path.is_file() else "no file"
+
+    def _basis(self, provenance: dict[str, Any]) -> str:
+        """Digest of what decides a clip's numbers, but for its video."""
+        decides = {**provenance, "manifest_digest": None, "device": torch.device(self.device).type}
+        return blake3.blake3(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+    def plan(self) -> EvaluationPlan:
+        """What `run` would do: one clip is measured, nothing is written."""
+        began = time.perf_counter()
+        self.measure(self.there[0])
+        seconds, count = time.perf_counter() - began, len(self.there)
+        hours = seconds * count / 3600
+        return EvaluationPlan(count, self.missing, self.device, seconds, hours)
+
+    def provenance(self) -> dict[str, Any]:
+        """What the scores were made of."""
+        trunk = file_digest(self.trunk or default_trunk_path()) if self.lpips else NOT_MEASURED
+        chosen = {"evaluation_set": self.choice.set_meant, "split": self.choice.split}
+        bootstrap = {"resamples": RESAMPLES, "level": LEVEL, "seed": SEED, "over": "takes"}
+        return {
+            "samples": self.manifest.settings.model_dump(mode="json"),
+            "manifest_digest": self.manifest.digest,
+            "clips": chosen,
+            "method": {name: measure.about for name, measure in MEASURES.items()}
+            | {"means": MEANS},
+            "intervals": bootstrap,
+            "lpips_trunk": trunk,
+            "software": software_versions(),
+        }
 
 
 def evaluate(
     store: Store,
     samples: Path,
     *,
+    clips: ClipChoice | None = None,
     out: Path | None = None,
     trunk: Path | None = None,
     device: str = "cpu",
@@ -76,98 +150,46 @@ def evaluate(
 ) -> Scores:
     """Scores of the folder `samples`, also written to `out` (its own scores.json by default).
 
-    `trunk` is torchvision's AlexNet; without one (there, or in torch's hub folder) LPIPS is "not
-    measured". Clips of the evaluation set without a video are named, not skipped in silence.
-    Raises SamplesFault for another store or if there is no video at all, StoreFault if the store
-    does not keep the true frames.
+    `clips` None means those that the folder was made for. `trunk` is torchvision's AlexNet;
+    without one (there, or in torch's hub folder) LPIPS is "not measured". Clips without a video
+    are named, not skipped in silence. Raises SamplesFault for another store, if there is no video
+    at all or one that is damaged, StoreFault if the store does not keep the true frames.
     """
+    evaluation = open_evaluation(store, samples, clips=clips, trunk=trunk, device=device)
+    return evaluation.run(out or samples / "scores.json", track)
+
+
+def open_evaluation(
+    store: Store,
+    samples: Path,
+    *,
+    clips: ClipChoice | None = None,
+    trunk: Path | None = None,
+    device: str = "cpu",
+) -> Evaluation:
+    """The evaluation that is to be run or planned; raises what `evaluate` does."""
     manifest = read_manifest(samples)
-    _check_store(samples, manifest.settings.store_hash, store.hash)
-    wanted = store.select(evaluation_set=manifest.settings.evaluation_set)
-    there = [clip for clip in wanted if clip in manifest.clips]
-    metric = load_lpips(trunk, device=device)
-    frames: dict[str, _Frames] = {}
-    for clip_id in track(there, total=len(there), what="evaluate", unit="clips"):
-        generated = _read_frames(samples / manifest.clips[clip_id].frames)
-        truth = torch.from_numpy(store.read("ego_frames", [clip_id])[0])
-        frames[clip_id] = _measure(generated.to(device), truth.to(device), metric)
-    if not frames:
-        raise _no_samples(samples, manifest.settings.evaluation_set)
-    provenance = {
-        "samples": manifest.settings.model_dump(),
-        "manifest_digest": blake3.blake3((samples / MANIFEST).read_bytes()).hexdigest(),
-        "method": METHOD,
-        "lpips_trunk": file_digest(trunk or default_trunk_path()) if metric else NOT_MEASURED,
-        "software": software_versions(),
-    }
-    missing = [clip for clip in wanted if clip not in frames]
-    scores = _gather(store, frames, missing, provenance)
-    write_whole(out or samples / "scores.json", scores.model_dump_json(indent=2).encode())
-    return scores
+    settings = manifest.settings
+    _check_store(samples, settings.store_hash, store.hash)
+    check_truth(samples, settings)
+    choice = clips or ClipChoice(settings.evaluation_set, settings.split)
+    wanted = chosen_clips(store, choice)
+    lpips = load_lpips(trunk, device=device)
+    found = Evaluation(store, samples, manifest, choice, wanted, trunk, lpips, device)
+    if not found.there:
+        raise _no_samples(samples, choice)
+    return found
 
 
-def _measure(
-    frames: UInt8[Tensor, "n H W 3"], truth: UInt8[Tensor, "n H W 3"], metric: Lpips | None
-) -> _Frames:
-    """The metrics of each frame."""
-    distance = metric(frames, truth).double().cpu() if metric else None
-    return _Frames(psnr(frames, truth).cpu(), ssim(frames, truth).cpu(), distance)
-
-
-def _gather(
-    store: Store, frames: Mapping[str, _Frames], missing: list[str], provenance: dict[str, Any]
-) -> Scores:
-    """Means over clips, takes and categories."""
-    takes: dict[str, list[_Frames]] = {}
-    for clip_id, measured in frames.items():
-        takes.setdefault(store.row(clip_id).take_name, []).append(measured)
-    category_of = {store.row(clip).take_name: store.row(clip).category for clip in frames}
-    by_take = {take: _mean_of_frames(clips) for take, clips in takes.items()}
-    by_category: dict[str, list[Score]] = {}
-    for take, score in by_take.items():
-        by_category.setdefault(category_of[take], []).append(score)
-    return Scores(
-        overall=_mean(list(by_take.values())),
-        categories={name: _mean(scores) for name, scores in sorted(by_category.items())},
-        takes=by_take,
-        clips={clip_id: _mean_of_frames([measured]) for clip_id, measured in frames.items()},
-        missing=missing,
-        provenance=provenance,
-    )
-
-
-def _mean_of_frames(clips: Sequence[_Frames]) -> Score:
-    """Mean over all frames of some clips."""
-    distances = [clip.lpips for clip in clips if clip.lpips is not None]
-    return Score(
-        psnr=torch.cat([clip.psnr for clip in clips]).mean().item(),
-        ssim=torch.cat([clip.ssim for clip in clips]).mean().item(),
-        lpips=torch.cat(distances).mean().item() if distances else NOT_MEASURED,
-    )
-
-
-def _mean(scores: Sequence[Score]) -> Score:
-    """Mean of some scores; LPIPS is not measured if one of them is not."""
-    distances = [score.lpips for score in scores if not isinstance(score.lpips, str)]
-    return Score(
-        psnr=sum(score.psnr for score in scores) / len(scores),
-        ssim=sum(score.ssim for score in scores) / len(scores),
-        lpips=sum(distances) / len(scores) if len(distances) == len(scores) else NOT_MEASURED,
-    )
-
-
-def _read_frames(path: Path) -> UInt8[Tensor, "T H W 3"]:
-    """The lossless frames of a sample. Raises SamplesFault if they cannot be read."""
-    try:
-        return load_file(path)["frames"]
-    except (OSError, SafetensorError, KeyError) as cause:
+def _check_out(out: Path) -> None:
+    if out.suffix != ".json":
         raise SamplesFault(
-            "This sample cannot be read.",
-            where=path,
-            expected="a safetensors file with `frames`",
-            got=f"{type(cause).__name__}: {cause}",
-            fix="Remove the file and run `exo2ego sample` again; the others are kept.",
-        ) from cause
+            "The scores would not lie beside their table.",
+            where=f"{out}, --out",
+            expected="a name that ends in .json; the table takes the same with .parquet",
+            got=out.name,
+            fix=f"Give {out.with_suffix('.json')}.",
+        )
 
 
 def _check_store(samples: Path, expected: str, got: str) -> None:
@@ -181,11 +203,21 @@ def _check_store(samples: Path, expected: str, got: str) -> None:
         )
 
 
-def _no_samples(samples: Path, evaluation_set: str) -> SamplesFault:
+def _no_samples(samples: Path, choice: ClipChoice) -> SamplesFault:
     return SamplesFault(
         "There is no video to score.",
         where=samples,
-        expected=f"samples of the set {evaluation_set}",
+        expected=f"samples of {choice.set_meant or choice.split}",
         got="none",
         fix="Run `exo2ego sample` into this folder first.",
+    )
+
+
+def _not_a_number(path: Path, clip_id: str, measures: list[str]) -> SamplesFault:
+    return SamplesFault(
+        f"The score of {clip_id} is not a number.",
+        where=path,
+        expected="finite numbers, or an infinite PSNR of equal frames",
+        got=f"NaN for {', '.join(measures)}",
+        fix="Look at the video; for lpips, at the AlexNet weights.",
     )

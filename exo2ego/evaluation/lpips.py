@@ -4,6 +4,7 @@ The heads (6 KB, BSD 2-clause, LPIPS_LICENSE beside them) are package data. The 
 torchvision's AlexNet, which the user's machine downloads once; torchvision itself is not needed.
 """
 
+import hashlib
 import pickle
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -33,6 +34,8 @@ class Layer(NamedTuple):
 
 HEADS_FILE = "lpips_alex.safetensors"
 TRUNK_FILE = "alexnet-owt-7be5be79.pth"
+TRUNK_SHA256 = "7be5be79"
+"""How the file's SHA-256 begins: torchvision puts it into the name."""
 TRUNK_URL = f"https://download.pytorch.org/models/{TRUNK_FILE}"
 LAYERS = {
     "features.0": Layer(channels=64, kernel=11, stride=4, padding=2, pooled=False),
@@ -128,17 +131,30 @@ def load_lpips(trunk: Path | None = None, *, device: str = "cpu") -> Lpips | Non
 def _read_trunk(path: Path) -> dict[str, Tensor]:
     """The trunk's weights from torchvision's file; nothing in it is executed (weights_only)."""
     try:
+        if not (digest := _sha256(path)).startswith(TRUNK_SHA256):
+            raise _not_alexnet(path, f"a file of SHA-256 {digest[:16]}...")
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {
             f"{name}.{part}": state[f"{name}.{part}"]
             for name in LAYERS
             for part in ("weight", "bias")
         }
+    except TrunkFault:
+        raise
     except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as cause:
-        raise TrunkFault(
-            "The AlexNet trunk of LPIPS cannot be read.",
-            where=path,
-            expected=f"torchvision's {TRUNK_FILE}",
-            got=f"{type(cause).__name__}: {cause}",
-            fix=f"Download {TRUNK_URL} to {default_trunk_path()}.",
-        ) from cause
+        raise _not_alexnet(path, f"{type(cause).__name__}: {cause}") from cause
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _not_alexnet(path: Path, got: str) -> TrunkFault:
+    return TrunkFault(
+        "These are not the AlexNet weights that LPIPS is defined with.",
+        where=path,
+        expected=f"torchvision's {TRUNK_FILE}: its SHA-256 begins with {TRUNK_SHA256}",
+        got=got,
+        fix=f"Download {TRUNK_URL} to {default_trunk_path()}.",
+    )

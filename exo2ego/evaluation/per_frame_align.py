@@ -1,5 +1,6 @@
 """EgoExo-Align on every frame by itself: the paper's baseline video (section 7, Fig. 6)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -8,10 +9,10 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from exo2ego.evaluation.filming import Film, Filming
+from exo2ego.evaluation.filming import Film, Filming, shown_frames
 from exo2ego.geometry.clip_rays import CLIP_CAMERAS
 from exo2ego.model.align import align_given, align_reads
-from exo2ego.model.vae import LatentCodec, frames_from_video, video_from_frames
+from exo2ego.model.vae import LatentCodec, video_from_frames
 from exo2ego.training.experiment import AlignExperiment
 from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.stages import arithmetic, load_model
@@ -27,12 +28,13 @@ def per_frame_align(filming: Filming) -> Film:
     """
     where = filming.checkpoint
     experiment = cast(AlignExperiment, parse_experiment(filming.state.experiment, where=where))
-    model = load_model(where, wan_spec=None, device=filming.device)
-    store, codec = filming.store, filming.codec
+    model = load_model(where, wan_spec=None, device=filming.device, ema=filming.ema)
+    store, codec, scene = filming.store, filming.codec, filming.scene
 
-    def film(clip_id: str) -> UInt8[Tensor, "T H W 3"]:
-        row = store.row(clip_id)
-        views = torch.from_numpy(store.read("exo_frames", [clip_id])[0, : len(row.present)])
+    def film_one(clip_id: str) -> UInt8[Tensor, "1 T H W 3"]:
+        row = scene.row(store, clip_id)
+        shown = scene.shown(row)
+        views = torch.from_numpy(store.read("exo_frames", [clip_id])[0, shown])
         latents = [
             predict_frame(
                 model,
@@ -41,12 +43,17 @@ def per_frame_align(filming: Filming) -> Film:
                 store.recipe.clips,
                 clip_of_frame(row, number),
                 views[:, number],
+                shown,
             )
             for number in range(len(row.frames))
         ]
         # as videos of one frame each: no frame is decoded in the light of another
         stills = rearrange(torch.cat(latents), "T c h w -> T c 1 h w")
-        return rearrange(frames_from_video(codec.decode(stills)), "T 1 H W rgb -> T H W rgb")
+        video = rearrange(codec.decode(stills), "T rgb 1 H W -> 1 rgb T H W")
+        return shown_frames(video, [clip_id])
+
+    def film(clip_ids: Sequence[str]) -> UInt8[Tensor, "b T H W 3"]:
+        return torch.cat([film_one(clip_id) for clip_id in clip_ids])
 
     return film
 
@@ -59,16 +66,18 @@ def predict_frame(
     recipe: ClipRecipe,
     clip: ClipRow,
     views: UInt8[Tensor, "v H W 3"],
+    numbers: Sequence[int],
 ) -> Float[Tensor, "1 c h w"]:
-    """Latent of the first ego frame of a clip, float32, from the exo frames of its first time.
+    """Latent of the first ego frame of a clip, float32, from exo frames of its first time.
 
+    `views` are those of the clip's views that `numbers` names.
     Latents and rays are rounded to what a store keeps of them, as the model was trained on that.
     """
     video = video_from_frames(rearrange(views, "v H W rgb -> v 1 H W rgb"))
     exo_first = rearrange(codec.encode(video).half(), "v c 1 h w -> 1 v c h w")
     arrays = {}
     for name in align_reads(experiment.align):
-        of_views = torch.from_numpy(CLIP_CAMERAS[name](recipe, clip)[: len(views)])
+        of_views = torch.from_numpy(CLIP_CAMERAS[name](recipe, clip)[list(numbers)])
         arrays[name] = rearrange(of_views, "v ... -> 1 v ...").to(exo_first.device)
     with arithmetic(experiment.precision, exo_first.device.type):
         return model(align_given(experiment.align, exo_first, arrays)).latent.float()

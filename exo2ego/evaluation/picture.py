@@ -32,11 +32,13 @@ def write_video(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float) ->
     """An H.264 mp4 that every browser plays, whole or not at all.
 
     Chroma is halved (yuv420p), so an odd side gets one more row or column, the last one repeated.
+    The index comes first, so that a browser needs one request.
     """
     odd = [(0, 0), *((0, side % 2) for side in frames.shape[1:3]), (0, 0)]
     even = np.pad(frames, odd, mode="edge")
     partial = path.with_name(path.name + ".partial")
-    with av.open(str(partial), "w", format="mp4") as container:
+    options = {"movflags": "+faststart"}
+    with av.open(str(partial), "w", format="mp4", container_options=options) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = even.shape[1:3]
         stream.pix_fmt = "yuv420p"

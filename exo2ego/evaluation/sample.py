@@ -1,52 +1,47 @@
 """Ego videos of an evaluation set from a trained model, with a manifest of how each was made.
 
-OUT/manifest.json              Manifest: store, checkpoint, settings, and what each clip has
-OUT/<clip>.safetensors         `frames` uint8 "T H W 3", lossless: what is evaluated
-OUT/<clip>.ego.mp4  OUT/<clip>.side-by-side.mp4  OUT/<clip>.strip.png   to look at
+OUT/manifest.json              what decides them all, and what each clip has (manifest.py)
+OUT/<clip>.safetensors and so on                                       (sample_files.py)
 """
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import blake3
 import torch
-from einops import rearrange
-from jaxtyping import UInt8
-from safetensors.torch import save
-from torch import Tensor, nn
 
+from exo2ego.evaluation.clip_choice import ClipChoice, chosen_clips
+from exo2ego.evaluation.film_generator import generated, noise_seed
 from exo2ego.evaluation.filming import Film, Filming, Maker
 from exo2ego.evaluation.manifest import (
+    MANIFEST,
     SampledClip,
     SampleSettings,
+    check_settings,
+    read_manifest,
     start_manifest,
-    write_manifest,
+    write_part,
 )
+from exo2ego.evaluation.origin import origin_of
 from exo2ego.evaluation.per_frame_align import per_frame_align
-from exo2ego.evaluation.picture import Panel, side_by_side, write_strip, write_video
+from exo2ego.evaluation.sample_files import write_frames, write_pictures
+from exo2ego.evaluation.scene import AS_STORED, Scene
+from exo2ego.evaluation.shards import ALL, Shard
 from exo2ego.model.flow import SamplerSettings
-from exo2ego.model.sampling import VideoGenerator
-from exo2ego.model.sampling import sample as solve
-from exo2ego.model.vae import frames_from_video
-from exo2ego.model.wan_memory import MemorySettings, spare_memory
-from exo2ego.training.checkpoint import (
-    CheckpointFault,
-    CheckpointState,
-    find_checkpoint,
-    read_state,
-)
-from exo2ego.training.experiment import DiffusionExperiment
-from exo2ego.training.experiment_file import parse_experiment
-from exo2ego.training.first_frames import FIRST_FRAMES, open_first_frames, store_codec
-from exo2ego.training.stages import STAGES, given_of, load_model
-from stores.atomic import write_whole
-from stores.errors import StoreFault
+from exo2ego.model.vae import LatentCodec
+from exo2ego.model.wan_memory import MemorySettings
+from exo2ego.training.checkpoint import find_checkpoint, read_state, weights_file
+from exo2ego.training.first_frames import store_codec
+from exo2ego.training.lineage import check_same_store
 from stores.progress import Track, silent
 from stores.reading import Store
-from stores.stream import ClipStream
-from stores.version import ABSENT_ROW
+
+MAKERS = {"align": Maker(per_frame_align, solves=False, needs=("exo_frames",))}
+"""How the stages that are no generators make a clip's ego frames."""
+GENERATOR = Maker(generated, solves=True)
+"""How every other stage does."""
 
 
 @dataclass(frozen=True)
@@ -55,192 +50,196 @@ class SampleReport:
 
     out: Path
     clips: int
-    """Clips that have a video now."""
+    """Clips that have a video now, by whichever process."""
     clips_new: int
     seconds: float
 
 
+@dataclass(frozen=True)
+class SamplePlan:
+    """What a call of `sample` would do, as one clip (or batch) showed it."""
+
+    clips: int
+    clips_done: int
+    device: str
+    tried: str
+    """The clip that was made for it, and not written."""
+    seconds_a_clip: float
+    gpu_hours: float
+    """Of the clips that are left, on this device; loading the model is not counted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """A folder of samples that is to be filled: who makes it, of which clips, and its settings."""
+
+    out: Path
+    store: Store
+    codec: LatentCodec
+    settings: SampleSettings
+    wanted: list[str]
+    open: Callable[[], Film]
+    """Loads what makes the frames."""
+    scene: Scene = AS_STORED
+    batch: int = 1
+    """Clips that are made together."""
+    shard: Shard = ALL
+    note: Callable[[str], str | None] = field(default=lambda _: None)
+    """What the manifest says of one clip."""
+
+    @property
+    def share(self) -> list[str]:
+        """The clips of this process."""
+        return self.shard.share(self.wanted)
+
+    def fill(self, track: Track) -> SampleReport:
+        """Makes the clips that are not there yet; each is kept as soon as it is done."""
+        began = time.perf_counter()
+        manifest, done = start_manifest(self.out, self.settings, self.shard)
+        left = [clip for clip in self.share if clip not in done]
+        tracked = track(left, total=len(left), what="sample", unit="clips")
+        made = 0  # fewer than are left if the track ends early
+        for clips in self._film(tracked, len(left)):
+            manifest, made = manifest.with_clips(clips), made + len(clips)
+            write_part(self.out, manifest, self.shard)
+        return SampleReport(self.out, len(done) + made, made, time.perf_counter() - began)
+
+    def plan(self) -> SamplePlan:
+        """What `fill` would do: one batch is made and thrown away."""
+        done: set[str] = set()
+        if (self.out / MANIFEST).exists():
+            found = read_manifest(self.out)
+            check_settings(self.out, found.settings, self.settings)
+            done = set(found.clips)
+        left = [clip for clip in self.share if clip not in done]
+        tried = (left or self.wanted)[: self.batch]
+        film = self.open()
+        began = time.perf_counter()
+        film(tried).cpu()
+        seconds = (time.perf_counter() - began) / len(tried)
+        counts = (len(self.share), len(self.share) - len(left))
+        device = str(self.codec.device)
+        return SamplePlan(*counts, device, tried[0], seconds, seconds * len(left) / 3600)
+
+    def _film(self, left: Iterator[str], count: int) -> Iterator[dict[str, SampledClip]]:
+        """Films and writes the clips, batch by batch."""
+        if not count:
+            return
+        film, pending = self.open(), []
+        for number, clip_id in enumerate(left, start=1):
+            pending.append(clip_id)
+            if len(pending) == self.batch or number == count:
+                yield self._written(pending, film)
+                pending = []
+
+    def _written(self, clip_ids: list[str], film: Film) -> dict[str, SampledClip]:
+        began = time.perf_counter()
+        videos = film(clip_ids).cpu()
+        seconds, made = (time.perf_counter() - began) / len(clip_ids), {}
+        for clip_id, frames in zip(clip_ids, videos, strict=True):
+            name = write_frames(self.out, clip_id, frames)
+            seed = self.settings.seed
+            made[clip_id] = SampledClip(
+                noise_seed=None if seed is None else noise_seed(seed, clip_id),
+                frames=name,
+                pictures=write_pictures(
+                    self.out, self.store, self.codec, clip_id, frames, self.scene
+                ),
+                seconds=seconds,
+                batch=len(clip_ids),
+                note=self.note(clip_id),
+            )
+        return made
+
+
 def sample(
+    store: Store, run: Path, out: Path, *, track: Track = silent, **told: Any
+) -> SampleReport:
+    """Samples clips of a store into `out`; `told` is what else `open_samples` takes."""
+    return open_samples(store, run, out, **told).fill(track)
+
+
+def open_samples(
     store: Store,
     run: Path,
     out: Path,
     *,
     vae_spec: str,
     wan_spec: str | None = None,
-    evaluation_set: str = "test-1",
+    clips: ClipChoice = ClipChoice(),  # noqa: B008 (frozen)
+    scene: Scene = AS_STORED,
+    align_run: Path | None = None,
     sampler: SamplerSettings | None = None,
-    limit: int | None = None,
     seed: int = 0,
     memory: MemorySettings | None = None,
+    ema: bool = False,
+    batch: int = 1,
+    shard: Shard = ALL,
+    allow_other_store: bool = False,
     device: str = "cpu",
-    track: Track = silent,
-) -> SampleReport:
-    """Samples the first `limit` clips of an evaluation set into `out`; finished ones are kept.
+) -> Samples:
+    """The samples that a run would make, to be filled or planned; nothing is written yet.
 
     `run` is a run of any stage, or a checkpoint of one; `wan_spec` None means what the run was
     given. An align run predicts every frame by itself, and has neither `sampler` nor `seed`. A
-    clip's noise depends on seed and clip id alone, and clips are sampled one by one, so no video
-    depends on the others. Raises SamplesFault if `out` was made otherwise.
+    clip's noise depends on seed and clip id alone; `batch` clips are solved together, which may
+    change the last bits. `align_run` makes first frames anew for the scene; `ema` takes the run's
+    averaged weights. Raises CheckpointFault for an align run of another store unless allowed, and
+    for a run without averages; SceneFault for views that are not there.
     """
-    began = time.perf_counter()
-    checkpoint, sampler = find_checkpoint(run), sampler or SamplerSettings()
-    memory = memory or MemorySettings()
-    state = read_state(checkpoint)
-    maker = MAKERS.get(state.stage, GENERATOR)
-    settings = SampleSettings(
-        store_hash=store.hash,
+    checkpoint, wanted = find_checkpoint(run), chosen_clips(store, clips)
+    state, maker = read_state(checkpoint), _maker(checkpoint)
+    if not maker.solves:
+        check_same_store(checkpoint, state, store.hash, allow_other_store)
+    scene.check(store, wanted)
+    filming = Filming(
+        store,
+        checkpoint,
+        state,
+        store_codec(store, vae_spec, device),
+        wanted,
+        wan_spec,
+        sampler or SamplerSettings(),
+        memory or MemorySettings(),
+        seed,
+        scene,
+        align_run if maker.solves else None,
+        ema,
+    )
+    return Samples(
+        out,
+        store,
+        filming.codec,
+        _settings(filming, maker, clips),
+        wanted,
+        lambda: maker.open(filming),
+        scene,
+        batch,
+        shard,
+    )
+
+
+def _maker(checkpoint: Path) -> Maker:
+    return MAKERS.get(read_state(checkpoint).stage, GENERATOR)
+
+
+def _settings(filming: Filming, maker: Maker, clips: ClipChoice) -> SampleSettings:
+    """What the manifest says of a run's samples."""
+    state, scene, align = filming.state, filming.scene, filming.align_run
+    return SampleSettings(
+        store_hash=filming.store.hash,
         stage=state.stage,
         step=state.step,
-        weights_digest=state.weights_digest,
+        weights_digest=weights_file(filming.checkpoint, state, ema=filming.ema)[1],
         first_frames=state.first_frames,
-        evaluation_set=evaluation_set,
-        sampler=sampler if maker.solves else None,
-        seed=seed if maker.solves else None,
-        weights=memory.base if maker.solves else None,
-        device=torch.device(device).type,
-    )
-    manifest = start_manifest(out, settings)
-    wanted = _clips_of(store, evaluation_set)[:limit]
-    left = [clip for clip in wanted if clip not in manifest.clips]
-    codec = store_codec(store, vae_spec, device)
-    filming = Filming(
-        store, checkpoint, state, codec, wanted, wan_spec, sampler, memory, seed, device
-    )
-    film = maker.open(filming)
-    for clip_id in track(left, total=len(left), what="sample", unit="clips"):
-        clips = manifest.clips | {clip_id: _sample_clip(filming, maker, film, out, clip_id)}
-        manifest = manifest.model_copy(update={"clips": clips})
-        write_manifest(out, manifest)
-    return SampleReport(out, len(manifest.clips), len(left), time.perf_counter() - began)
-
-
-def noise_seed(seed: int, clip_id: str) -> int:
-    """Seed of one clip's noise."""
-    digest = blake3.blake3(f"sample/{seed}/{clip_id}".encode()).digest(length=8)
-    return int.from_bytes(digest, "little") >> 1
-
-
-def generated(filming: Filming) -> Film:
-    """Ego frames by a generator of velocities, from each clip's own noise."""
-    where = filming.checkpoint
-    first_frames = _first_frames(where, filming.state)
-    experiment = cast(DiffusionExperiment, parse_experiment(filming.state.experiment, where=where))
-    stream = _stream(filming, experiment, first_frames)
-    generator = _load_generator(filming)
-
-    def film(clip_id: str) -> UInt8[Tensor, "T H W 3"]:
-        batch = stream.batch_of([clip_id])
-        arrays = {name: value.to(filming.device) for name, value in batch.arrays.items()}
-        given = given_of(replace(batch, arrays=arrays), experiment)
-        drawn = torch.Generator().manual_seed(noise_seed(filming.seed, clip_id))
-        noise = torch.randn(given.condition.shape, generator=drawn).to(filming.device)
-        latents = solve(generator, given, noise, filming.sampler)
-        return frames_from_video(filming.codec.decode(latents))[0]
-
-    return film
-
-
-def _load_generator(filming: Filming) -> VideoGenerator:
-    """The run's generator, its Wan in as much memory as is asked for."""
-    spares = filming.memory != MemorySettings()  # then it must not be on the GPU whole, not once
-    place = "cpu" if spares else filming.device
-    model = load_model(filming.checkpoint, wan_spec=filming.wan_spec, device=place)
-    spare_memory(cast(Any, model).wan, filming.memory, filming.device)
-    for name, child in model.named_children():
-        if name != "wan" or filming.memory.offload == "none":
-            nn.Module.to(child, filming.device)
-    return cast(VideoGenerator, model)
-
-
-MAKERS = {"align": Maker(per_frame_align, solves=False)}
-"""How the stages that are no generators make a clip's ego frames."""
-GENERATOR = Maker(generated, solves=True)
-"""How every other stage does."""
-
-
-def _sample_clip(
-    filming: Filming, maker: Maker, film: Film, out: Path, clip_id: str
-) -> SampledClip:
-    """Samples one clip and writes its files."""
-    began = time.perf_counter()
-    frames = film(clip_id).cpu()
-    data = save({"frames": frames.contiguous()}, metadata={"clip": clip_id})
-    write_whole(out / f"{clip_id}.safetensors", data)
-    return SampledClip(
-        noise_seed=noise_seed(filming.seed, clip_id) if maker.solves else None,
-        frames=f"{clip_id}.safetensors",
-        pictures=_write_pictures(filming, out, clip_id, frames),
-        seconds=time.perf_counter() - began,
-    )
-
-
-def _write_pictures(
-    filming: Filming, out: Path, clip_id: str, frames: UInt8[Tensor, "T H W 3"]
-) -> list[str]:
-    """Writes what is to be looked at; returns the files' names."""
-    clips, generated = filming.store.recipe.clips, frames.numpy()
-    names = [f"{clip_id}.{ending}" for ending in ("ego.mp4", "side-by-side.mp4", "strip.png")]
-    row = filming.store.row(clip_id)
-    videos = _videos(filming, clip_id, "exo")[: len(row.present)]
-    exos = [
-        Panel(camera.cam_id, video.numpy())
-        for camera, video in zip(row.present, videos, strict=True)
-    ]
-    truth = Panel("truth", _videos(filming, clip_id, "ego")[0].numpy()) if row.ego.video else None
-    together = side_by_side(exos, truth, Panel("generated", generated))
-    fps = clips.fps / clips.stride
-    write_video(out / names[0], generated, fps)
-    write_video(out / names[1], together, fps)
-    write_strip(out / names[2], generated)
-    return names
-
-
-def _videos(filming: Filming, clip_id: str, side: str) -> UInt8[Tensor, "v T H W 3"]:
-    """The exo views or the one ego video: as they were cut, else decoded from their latents."""
-    store = filming.store
-    if store.row(clip_id).rows[f"{side}_frames"] != ABSENT_ROW:
-        frames = torch.from_numpy(store.read(f"{side}_frames", [clip_id]))
-        return frames[0] if side == "exo" else frames
-    latents = torch.from_numpy(store.read(f"{side}_latents", [clip_id])).float().nan_to_num()
-    axes = "1 t v c h w -> v c t h w" if side == "exo" else "v t c h w -> v c t h w"
-    return frames_from_video(filming.codec.decode(rearrange(latents, axes))).cpu()
-
-
-def _stream(filming: Filming, experiment: DiffusionExperiment, first_frames: str) -> ClipStream:
-    """What the generator is given for its clips. Raises StoreFault without its first frames."""
-    reads = STAGES[filming.state.stage].reads(experiment)
-    frames = open_first_frames(filming.store, first_frames, experiment.condition)
-    return ClipStream(
-        filming.store,
-        [read for read in reads if read != "ego_latents"],
-        batch_size=1,
-        seed=0,
-        clip_ids=filming.clip_ids,
-        derived={FIRST_FRAMES: frames.digest},
-    )
-
-
-def _first_frames(checkpoint: Path, state: CheckpointState) -> str:
-    """Digest of the first frames that the generator was trained with."""
-    if state.first_frames:
-        return state.first_frames
-    raise CheckpointFault(
-        "This generator's checkpoint does not name the first frames that it was given.",
-        where=f"{checkpoint}, first_frames",
-        expected="a digest",
-        got="nothing",
-        fix="Go back to an older checkpoint of the run, or train it again.",
-    )
-
-
-def _clips_of(store: Store, evaluation_set: str) -> list[str]:
-    """Ids of the clips of an evaluation set. Raises StoreFault if there are none."""
-    if found := store.select(evaluation_set=evaluation_set):
-        return found
-    raise StoreFault(
-        "The store has no clip of this evaluation set.",
-        where=f"{store.path}@{store.hash[:12]}",
-        expected=f"one of {sorted({name for row in store.rows for name in row.sets})}",
-        got=evaluation_set,
-        fix="Choose another set, or encode takes of the test split.",
+        evaluation_set=clips.set_meant,
+        split=clips.split,
+        sampler=filming.sampler if maker.solves else None,
+        seed=filming.seed if maker.solves else None,
+        weights=filming.memory.base if maker.solves else None,
+        views=scene.views,
+        camera=scene.path,
+        first_frames_by=read_state(find_checkpoint(align)).weights_digest if align else None,
+        origin=origin_of(filming.store, filming.checkpoint, align),
+        device=torch.device(filming.device).type,
     )

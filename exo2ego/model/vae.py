@@ -1,17 +1,21 @@
 """Video to latents and back, by Wan's VAE: loading it, its normalisation, its fingerprint."""
 
 import json
+from typing import Annotated, Literal
 
 import blake3
 import torch
+from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from einops import rearrange
 from jaxtyping import Float, UInt8
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt
 from torch import Tensor, nn
 
-from exo2ego.model.pretrained import TINY, WeightsFault, locate
+from exo2ego.model.pretrained import CONFIG_FILE, TINY, WeightsFault, checked_shape, locate
 from exo2ego.model.seeding import initial_weights_from
-from stores.schema import LATENT_CHANNELS, ClipShape
+from exo2ego.model.weight_files import fill, stored_tensors
+from stores.schema import LATENT_CHANNELS, VAE_FRAME_STRIDE, VAE_PIXEL_STRIDE, ClipShape
 
 HALF_RANGE = 127.5
 """Half of uint8's range: frames 0..255 are video -1..1."""
@@ -27,6 +31,35 @@ def frames_from_video(video: Float[Tensor, "b 3 T H W"]) -> UInt8[Tensor, "b T H
     """Frames 0..255 of a video in [-1, 1], rounded; exact inverse of `video_from_frames`."""
     levels = ((video.float() + 1) * HALF_RANGE).round().clamp(0, 2 * HALF_RANGE)
     return rearrange(levels.to(torch.uint8), "b rgb T H W -> b T H W rgb").contiguous()
+
+
+class VaeShape(BaseModel):
+    """The arguments that diffusers' class is made with; what Wan's VAE fixes has one value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_dim: PositiveInt = 96
+    decoder_base_dim: PositiveInt | None = None
+    z_dim: PositiveInt
+    dim_mult: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (1, 2, 4, 4)
+    num_res_blocks: PositiveInt = 2
+    attn_scales: tuple[float, ...] = ()
+    temperal_downsample: tuple[Literal[False], Literal[True], Literal[True]] = (False, True, True)
+    dropout: float = Field(default=0, ge=0, le=0)
+    latents_mean: list[FiniteFloat] = Field(min_length=LATENT_CHANNELS, max_length=LATENT_CHANNELS)
+    latents_std: list[Annotated[FiniteFloat, Field(gt=0)]] = Field(
+        min_length=LATENT_CHANNELS, max_length=LATENT_CHANNELS
+    )
+    is_residual: Literal[False] = False
+    in_channels: Literal[3] = 3
+    out_channels: Literal[3] = 3
+    patch_size: None = None
+    scale_factor_temporal: int = Field(
+        default=VAE_FRAME_STRIDE, ge=VAE_FRAME_STRIDE, le=VAE_FRAME_STRIDE
+    )
+    scale_factor_spatial: int = Field(
+        default=VAE_PIXEL_STRIDE, ge=VAE_PIXEL_STRIDE, le=VAE_PIXEL_STRIDE
+    )
 
 
 class LatentCodec:
@@ -105,7 +138,8 @@ def load_codec(
 ) -> LatentCodec:
     """The codec of a diffusers folder (of the VAE, or with a subfolder vae), a hub id, or "tiny".
 
-    Raises WeightsFault for another class, or for Wan2.2's own VAE of 48 channels.
+    Raises WeightsFault for another class, for Wan2.2's own VAE of 48 channels, and for weights that
+    are damaged, not finite, or in pickle form alone.
     """
     vae = _tiny_vae() if spec == TINY else _published_vae(spec, dtype)
     # Not diffusers' `to`: it warns of modules kept in float32, even where there are none.
@@ -115,18 +149,23 @@ def load_codec(
 
 def _published_vae(spec: str, dtype: torch.dtype) -> AutoencoderKLWan:
     """The VAE of Wan2.2-I2V-A14B, on the CPU."""
-    found = locate(spec, "vae", AutoencoderKLWan.__name__)
+    found = locate(spec, {"vae": AutoencoderKLWan.__name__})
+    where = found.folder / CONFIG_FILE
     if (channels := found.config.get("z_dim")) != LATENT_CHANNELS:
         raise WeightsFault(
             "This VAE is not the one that Wan2.2-I2V-A14B uses.",
-            where=f"{found.place}, z_dim",
+            where=f"{where}, z_dim",
             expected=f"{LATENT_CHANNELS} latent channels (Wan2.1's VAE, stride (4, 8, 8))",
             got=f"{channels} channels; 48 is the VAE of TI2V-5B",
             fix="Give the vae folder of Wan2.2-I2V-A14B-Diffusers.",
         )
-    return AutoencoderKLWan.from_pretrained(
-        found.source, subfolder=found.subfolder, torch_dtype=dtype
-    )
+    values = {key: value for key, value in found.config.items() if not key.startswith("_")}
+    checked_shape(VaeShape, values, where)
+    found.fetch_weights()
+    with init_empty_weights(include_buffers=False):
+        vae = AutoencoderKLWan(**values)
+    fill(vae, stored_tensors(found.folder), "cpu", lambda _: dtype, found.folder)
+    return vae
 
 
 def _tiny_vae() -> AutoencoderKLWan:

@@ -1,45 +1,33 @@
 """Wan2.2-I2V-A14B's low-noise transformer: loading it, and the LoRA on its self-attention."""
 
-from pathlib import Path
-from typing import Any
-
 import torch
+from accelerate import init_empty_weights
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from jaxtyping import Float
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from exo2ego.model.pretrained import TINY, Component, WeightsFault, locate
+from exo2ego.model.pretrained import TINY
 from exo2ego.model.seeding import initial_weights_from
-from exo2ego.model.wan_original import (
-    load_original,
-    original_config,
-    original_folder,
-    refuse_high_noise,
-    stays_in_float32,
-)
-from stores.schema import LATENT_CHANNELS, PATCH_3D, VAE_FRAME_STRIDE
+from exo2ego.model.wan_expert import IN_CHANNELS, WanShape, find_expert
+from exo2ego.model.weight_files import fill
+from stores.schema import LATENT_CHANNELS
 
-IN_CHANNELS = LATENT_CHANNELS + VAE_FRAME_STRIDE + LATENT_CHANNELS
-"""Noisy latent, mask (one channel per source frame of a latent frame), condition latent."""
-HIGH_NOISE, LOW_NOISE = "transformer", "transformer_2"
-"""Folders of the two experts in diffusers' layout."""
 ADAPTER = "default"
 """Name of our LoRA among peft's adapters: part of every checkpoint's names."""
-_TINY: dict[str, Any] = {
-    "patch_size": PATCH_3D,
-    "num_attention_heads": 4,
-    "attention_head_dim": 12,
-    "in_channels": IN_CHANNELS,
-    "out_channels": LATENT_CHANNELS,
-    "text_dim": 32,
-    "freq_dim": 20,
-    "ffn_dim": 64,
-    "num_layers": 2,
-}
+_PUBLISHED = WanShape(in_channels=IN_CHANNELS, out_channels=LATENT_CHANNELS)
+_TINY = WanShape(
+    num_attention_heads=4,
+    attention_head_dim=12,
+    in_channels=IN_CHANNELS,
+    out_channels=LATENT_CHANNELS,
+    text_dim=32,
+    freq_dim=20,
+    ffn_dim=64,
+    num_layers=2,
+)
 TRAINABLE_DTYPE = torch.float32
 """Of every weight that we add: small learning rates are lost in bfloat16."""
 
@@ -59,11 +47,12 @@ def load_wan(
     spec: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> WanTransformer3DModel:
     """The frozen low-noise expert of a folder (diffusers' or the authors' layout), a hub id, or
-    "tiny"; without text. Weights go straight to the device, a file or a tensor at a time.
+    "tiny"; without text. Weights go straight to the device, a tensor at a time.
 
     Its text projection is replaced by the identity: what it attends to are exo tokens, already
     of the model's width (paper 3.4.1). Norms, the time embedder and the modulation tables stay
-    in float32 whatever `dtype` is. Raises WeightsFault for any other Wan.
+    in float32 whatever `dtype` is. Raises WeightsFault for any other Wan, for the high-noise
+    expert, and for weights that are damaged, not finite, or in pickle form alone.
     """
     wan = load_with_text(spec, device=device, dtype=dtype)
     detach_text(wan)
@@ -88,23 +77,17 @@ def detach_text(wan: WanTransformer3DModel) -> nn.Module:
 def blank_wan(spec: str | None, dtype: torch.dtype) -> WanTransformer3DModel:
     """A Wan on meta, shapes without numbers: the published 14B, or the one that `spec` names."""
     with torch.device("meta"):
-        if spec is None:
-            wan = WanTransformer3DModel(in_channels=IN_CHANNELS, out_channels=LATENT_CHANNELS)
-        else:
-            wan = WanTransformer3DModel(**_shape(spec))
+        wan = WanTransformer3DModel(**_shape(spec).model_dump())
     put_in_dtype(wan, dtype)
     detach_text(wan)
     return wan.requires_grad_(False)
 
 
-def _shape(spec: str) -> dict[str, Any]:
+def _shape(spec: str | None) -> WanShape:
     """The arguments that a Wan is made with. Raises WeightsFault as `load_wan` does."""
-    if spec == TINY:
-        return _TINY
-    if (folder := original_folder(spec)) is not None:
-        return original_config(folder)
-    found = locate(spec, LOW_NOISE, WanTransformer3DModel.__name__)
-    return {key: value for key, value in found.config.items() if key[0] != "_"}
+    if spec is None:
+        return _PUBLISHED
+    return _TINY if spec == TINY else find_expert(spec).shape
 
 
 def wan_width(wan: WanTransformer3DModel) -> int:
@@ -135,61 +118,27 @@ def _published_wan(
     spec: str, device: str | torch.device, dtype: torch.dtype
 ) -> WanTransformer3DModel:
     """The low-noise expert of Wan2.2-I2V-A14B, on the device."""
-    if (folder := original_folder(spec)) is not None:
-        config = original_config(folder)
-        _refuse_other_wan(Component(str(folder), None, config))
-        return load_original(folder, config, device, dtype)
-    given = Path(spec).expanduser()
-    if given.name == HIGH_NOISE and (given.parent / LOW_NOISE).is_dir():
-        refuse_high_noise(given, LOW_NOISE, f"{HIGH_NOISE}, beside a folder {LOW_NOISE}")
-    found = locate(spec, LOW_NOISE, WanTransformer3DModel.__name__)
-    _refuse_other_wan(found)
-    try:
-        return WanTransformer3DModel.from_pretrained(
-            found.source,
-            subfolder=found.subfolder,
-            torch_dtype=dtype,
-            device_map={"": str(device)},
-        )
-    except (OSError, SafetensorError, NotImplementedError) as cause:  # the last: tensors missing
-        raise WeightsFault(
-            "These weights cannot be read.",
-            where=found.place,
-            expected="all files that the folder's index names, whole, with all of Wan's tensors",
-            got=str(cause).partition("\n")[0],
-            fix="Fetch the folder again, with all its files.",
-        ) from cause
+    expert = find_expert(spec)
+    shape, stored = expert.weights()
+    with init_empty_weights(include_buffers=False):
+        wan = WanTransformer3DModel(**shape.model_dump())
+
+    def dtype_of(name: str) -> torch.dtype:
+        return torch.float32 if _stays_in_float32(wan, name) else dtype
+
+    fill(wan, stored, device, dtype_of, expert.part.folder)
+    return wan
 
 
-def _refuse_other_wan(found: Component) -> None:
-    """Raises WeightsFault unless a configuration is that of an expert of Wan2.2-I2V-A14B."""
-    if (got := _other_wan(found.config)) is None:
-        return
-    raise WeightsFault(
-        "This transformer is not of Wan2.2-I2V-A14B.",
-        where=found.place,
-        expected=f"{IN_CHANNELS} input and {LATENT_CHANNELS} output channels, no image encoder",
-        got=got,
-        fix="Give the diffusers folder or hub id of Wan2.2-I2V-A14B.",
-    )
-
-
-def _other_wan(config: dict[str, Any]) -> str | None:
-    """What another Wan's configuration is, in words; None for Wan2.2-I2V-A14B's."""
-    channels = (config.get("in_channels"), config.get("out_channels"))
-    if config.get("image_dim") is not None or config.get("added_kv_proj_dim") is not None:
-        return "an image encoder's projection: Wan2.1-I2V"
-    if channels == (IN_CHANNELS, LATENT_CHANNELS):
-        return None
-    known = {"48 and 48": "TI2V-5B", f"{LATENT_CHANNELS} and {LATENT_CHANNELS}": "text to video"}
-    got = f"{channels[0]} and {channels[1]}"
-    return f"{got} channels: {known.get(got, 'an unknown model')}"
+def _stays_in_float32(wan: WanTransformer3DModel, name: str) -> bool:
+    """Whether diffusers keeps the parameter of that name in float32, whatever the model's type."""
+    return not set(wan._keep_in_fp32_modules or ()).isdisjoint(name.split("."))
 
 
 def _tiny_wan(dtype: torch.dtype) -> WanTransformer3DModel:
     """A small transformer of the real class with the same random weights every time."""
     with initial_weights_from(torch.Generator().manual_seed(0)):
-        wan = WanTransformer3DModel(**_TINY)
+        wan = WanTransformer3DModel(**_TINY.model_dump())
     put_in_dtype(wan, dtype)
     return wan
 
@@ -197,7 +146,7 @@ def _tiny_wan(dtype: torch.dtype) -> WanTransformer3DModel:
 def put_in_dtype(wan: WanTransformer3DModel, dtype: torch.dtype) -> None:
     """Puts weights into a type as `from_pretrained` does: norms, tables and clock in float32."""
     for name, parameter in wan.named_parameters():
-        if not stays_in_float32(wan, name):
+        if not _stays_in_float32(wan, name):
             parameter.data = parameter.data.to(dtype)
 
 

@@ -27,6 +27,10 @@ class TrainingMemory(BaseModel):
         description="fp8: the blocks' frozen matrices as float8 e4m3, where LoRA alone trains in "
         "them; only with checkpointing, as backward would keep them in bf16 otherwise",
     )
+    activations: Literal["device", "host"] = Field(
+        default="device",
+        description="host: what backward needs waits in the host's memory (torch's save_on_cpu)",
+    )
 
     @model_validator(mode="after")
     def _spares_something(self) -> "TrainingMemory":

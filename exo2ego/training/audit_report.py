@@ -96,7 +96,8 @@ def _pairs(run: RunAudit) -> list[tuple[str, tuple[Any, Any]]]:
 
 def _start_text(start: Start) -> str:
     what = f"resumed at step {start.step}" if start.step else "from the beginning"
-    return f"{start.at} {what} on {start.device}"
+    count = f"{start.processes} x " if start.processes > 1 else ""
+    return f"{start.at} {what} on {count}{start.device}"
 
 
 def _software(versions: dict[str, str]) -> str:

@@ -30,6 +30,7 @@ from exo2ego.training.experiment import (
     PoseInjExperiment,
 )
 from exo2ego.training.experiment_file import parse_experiment
+from exo2ego.training.parallel import held, part_of
 from stores.errors import UserFault
 
 _USUAL_PARENT = MultiExoConExperiment(
@@ -77,7 +78,10 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def put_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
-    """Copies a checkpoint's weights into the model. Raises CheckpointFault if one does not fit."""
+    """Copies a checkpoint's weights, or a process's part of them, into the model.
+
+    Raises CheckpointFault if one does not fit.
+    """
     parameters = dict(model.named_parameters())
     wanted = {name: tuple(p.shape) for name, p in parameters.items() if name in weights}
     given = {name: tuple(value.shape) for name, value in weights.items()}
@@ -92,7 +96,7 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> No
         )
     with torch.no_grad():
         for name, value in weights.items():
-            parameters[name].copy_(value)
+            held(parameters[name]).copy_(part_of(parameters[name], value))
 
 
 def check_wan(wan: WanOrigin | None, state: CheckpointState, where: Path) -> None:

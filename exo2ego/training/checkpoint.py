@@ -2,6 +2,7 @@
 
     RUN/checkpoints/step-00000050/
         weights.safetensors     the parameters that this stage trains, by name
+        ema.safetensors         their moving averages, with the experiment's `ema_decay`
         optimiser.safetensors   slots of the optimiser, `exp_avg/<parameter>` and so on
         state.json              CheckpointState: step, store, experiment, parent, software
 
@@ -17,7 +18,6 @@ from typing import Any
 
 import blake3
 import orjson
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -31,6 +31,7 @@ CHECKPOINT_FORMAT = 1
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints."""
 WEIGHTS, OPTIMISER, STATE = "weights.safetensors", "optimiser.safetensors", "state.json"
+EMA = "ema.safetensors"
 
 
 class CheckpointFault(UserFault, OSError):
@@ -77,6 +78,10 @@ class CheckpointState(BaseModel):
     wan: WanOrigin | None = Field(description="the pretrained transformer it started from")
     first_frames: str | None = Field(description="digest of Align's predictions it was fed with")
     weights_digest: str = Field(default="", description="blake3 of weights.safetensors")
+    optimiser_digest: str | None = Field(
+        default=None, description="blake3 of optimiser.safetensors; None if older than this field"
+    )
+    ema_digest: str | None = Field(default=None, description="blake3 of ema.safetensors")
     software: dict[str, str] = Field(default_factory=dict, description="versions that wrote it")
 
 
@@ -87,7 +92,11 @@ def software_versions() -> dict[str, str]:
 
 
 def write_checkpoint(
-    run: Path, state: CheckpointState, weights: dict[str, Tensor], optimiser: dict[str, Tensor]
+    run: Path,
+    state: CheckpointState,
+    weights: dict[str, Tensor],
+    optimiser: dict[str, Tensor],
+    ema: dict[str, Tensor] | None = None,
 ) -> Path:
     """Writes one checkpoint, whole or not at all; returns its folder."""
     folder = checkpoint_folder(run, state.step)
@@ -96,12 +105,19 @@ def write_checkpoint(
     partial.mkdir(parents=True)
     save_file(_plain(weights), partial / WEIGHTS)
     save_file(_plain(optimiser), partial / OPTIMISER)
-    about = {"weights_digest": file_digest(partial / WEIGHTS), "software": software_versions()}
+    about: dict[str, Any] = {
+        "weights_digest": file_digest(partial / WEIGHTS),
+        "optimiser_digest": file_digest(partial / OPTIMISER),
+        "software": software_versions(),
+    }
+    if ema is not None:
+        save_file(_plain(ema), partial / EMA)
+        about["ema_digest"] = file_digest(partial / EMA)
     (partial / STATE).write_bytes(
         orjson.dumps(state.model_copy(update=about).model_dump(), option=orjson.OPT_INDENT_2)
     )
-    for name in (WEIGHTS, OPTIMISER, STATE):
-        _flush(partial / name)
+    for path in partial.iterdir():
+        _flush(path)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     sync_folder(folder.parent)
@@ -118,10 +134,11 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((run / CHECKPOINTS).glob("step-*"))
 
 
-def remove_old(run: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints."""
+def remove_old(run: Path, keep: int, best: Path | None = None) -> None:
+    """Removes all but the newest `keep` checkpoints and the best one."""
     for folder in checkpoints(run)[:-keep]:
-        shutil.rmtree(folder)
+        if folder != best:
+            shutil.rmtree(folder)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -153,34 +170,39 @@ def read_state(folder: Path) -> CheckpointState:
     return state
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of the checkpoint in `folder`; raises CheckpointFault if they were altered."""
-    expected = read_state(folder).weights_digest
-    weights = _read_tensors(folder / WEIGHTS)
-    if (got := file_digest(folder / WEIGHTS)) != expected:
-        raise _damaged(folder / WEIGHTS, f"digest {expected[:12]}", f"digest {got[:12]}")
-    return weights
+def read_weights(folder: Path, *, ema: bool = False) -> dict[str, Tensor]:
+    """The weights of the checkpoint in `folder`, or their averages.
+
+    Raises CheckpointFault if they were altered, or if it has no averages.
+    """
+    name, digest = weights_file(folder, read_state(folder), ema=ema)
+    return _read_tensors(folder / name, digest)
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """The optimiser's slots as `slot/name`; `names` are those of its parameters, in order."""
-    slots = optimiser.state_dict()["state"]
-    return {
-        f"{slot}/{names[number]}": value
-        for number, values in slots.items()
-        for slot, value in values.items()
-    }
+def weights_file(folder: Path, state: CheckpointState, *, ema: bool) -> tuple[str, str]:
+    """Name and digest of a checkpoint's weights, or of their averages.
+
+    Raises CheckpointFault if it has no averages.
+    """
+    if not ema:
+        return WEIGHTS, state.weights_digest
+    if state.ema_digest is None:
+        raise CheckpointFault(
+            "This checkpoint has no averaged weights.",
+            where=folder,
+            expected=f"{EMA}, of a run with `ema_decay`",
+            got="none",
+            fix="Train with --set ema_decay=0.999, or leave out --ema.",
+        )
+    return EMA, state.ema_digest
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, names: list[str], folder: Path) -> None:
-    """Puts back the slots that the checkpoint in `folder` holds."""
-    number_of = {name: number for number, name in enumerate(names)}
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in _read_tensors(folder / OPTIMISER).items():
-        slot, _, name = key.partition("/")
-        slots.setdefault(number_of[name], {})[slot] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": slots, "param_groups": groups})
+def read_optimiser(folder: Path) -> dict[str, Tensor]:
+    """The optimiser's slots of the checkpoint in `folder`, as `slot/parameter`.
+
+    Raises CheckpointFault if they were altered.
+    """
+    return _read_tensors(folder / OPTIMISER, read_state(folder).optimiser_digest)
 
 
 def file_digest(path: Path) -> str:
@@ -198,11 +220,15 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, expected: str | None) -> dict[str, Tensor]:
+    """The file's tensors; CheckpointFault if it is damaged, or its digest not the expected one."""
     try:
-        return load_file(path)
+        tensors, got = load_file(path), file_digest(path)
     except (OSError, SafetensorError) as cause:
         raise _damaged(path, "a safetensors file", cause) from cause
+    if expected not in (None, got):
+        raise _damaged(path, f"digest {expected[:12]}", f"digest {got[:12]}")
+    return tensors
 
 
 def _damaged(path: Path, expected: object, got: object) -> CheckpointFault:

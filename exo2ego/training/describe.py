@@ -2,21 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from exo2ego.geometry.clip_points import ALIGN_DEPTHS
+from exo2ego.model.wan_memory import spare_training_memory
 from exo2ego.training.build import Origin, frozen_dtype, trained_parameters
-from exo2ego.training.experiment import Experiment
+from exo2ego.training.experiment import DiffusionExperiment, Experiment
 from exo2ego.training.meta_count import PassCount, count_pass
+from exo2ego.training.optimiser import state_bytes
+from exo2ego.training.parallel import Sharing, blocks_of
 from exo2ego.training.stages import STAGES, clip_generator
 from stores.errors import UserFault
 from stores.schema import ClipShape
 from stores.stream import ClipBatch, find_read
 
 FP32_BYTES, BF16_BYTES, GB, TERA = 4, 2, 1e9, 1e12
-ADAM_MOMENTS = 2
 
 
 class MachineFault(UserFault, ValueError):
@@ -40,6 +43,8 @@ class Machine:
     memory_gb: float = 141.0
     tflops: float = 790.0
     """Of a GPU's matrix products in the experiment's precision; 790: an H200 in bf16."""
+    parallel: Sharing = "ddp"
+    """How several GPUs share the model."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Description:
     exo_tokens: int
     clips_a_gpu: int
     tflop_a_step: float
-    """Of one GPU: forward and backward of its clips, without recomputation."""
+    """Of one GPU: forward and backward of its clips, and what checkpointing runs again."""
     weights_gb: float
     copies_gb: float
     """bf16 copies of what trains in fp32, which autocast makes."""
@@ -103,7 +108,7 @@ def describe(
 
     `wan_spec` None is the published 14B. The optimiser is as the trainer makes it. Activations are
     counted with attention as fused kernels keep it; what torch's allocator wastes and what kernels
-    need for the moment is not in it. Raises what building the model raises.
+    need for the moment is not in it. Raises what building the model for training raises.
     """
     machine = machine or Machine()
     _check_share(experiment, machine)
@@ -111,19 +116,16 @@ def describe(
     origin = Origin(experiment, wan_spec, None, "meta", blank=True)
     model = stage.build(origin).model.train()
     trained = trained_parameters(model)
+    checkpointed = _spare(experiment, model)
     count = sum(parameter.numel() for parameter in trained.values())
-    half = experiment.precision == "bf16"
-    frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    passes = _count(experiment, model, clip)
+    passes = _count(experiment, model, clip, checkpointed)
     times = experiment.batch.accumulation // machine.gpus
-    flops = (passes.forward_flops + passes.backward_flops) * times
-    memory = {
-        "weights_gb": (frozen + FP32_BYTES * count) / GB,
-        "copies_gb": BF16_BYTES * count / GB if half else 0.0,
-        "gradients_gb": FP32_BYTES * count / GB,
-        "optimiser_gb": ADAM_MOMENTS * FP32_BYTES * count / GB,
-        "activations_gb": passes.saved_bytes / GB,
-    }
+    flops = (passes.forward_flops + passes.backward_flops + passes.again_flops) * times
+    memory = _memory(experiment, model, trained, machine)
+    on_host = (
+        isinstance(experiment, DiffusionExperiment) and experiment.memory.activations == "host"
+    )
+    memory["activations_gb"] = 0.0 if on_host else passes.saved_bytes / GB
     total = sum(memory.values())
     tokens = clip.latent().frames * clip.latent().token_hw[0] * clip.latent().token_hw[1]
     return Description(
@@ -143,6 +145,38 @@ def describe(
     )
 
 
+def _memory(
+    experiment: Experiment,
+    model: nn.Module,
+    trained: dict[str, nn.Parameter],
+    machine: Machine,
+) -> dict[str, float]:
+    """What a GPU holds beside activations.
+
+    With FSDP2 its part of everything, two blocks whole (the one at work, and the next one), and
+    all bf16 copies, which autocast keeps.
+    """
+    count = sum(parameter.numel() for parameter in trained.values())
+    parts = machine.gpus if machine.parallel == "fsdp" else 1
+    blocks = [_weight_bytes(block) for block in blocks_of(model)]
+    at_work = 2 * max(blocks, default=0) if parts > 1 else 0
+    states = sum(state_bytes(p.shape, experiment.optimiser) for p in trained.values())
+    return {
+        "weights_gb": (_weight_bytes(model) / parts + at_work) / GB,
+        "copies_gb": BF16_BYTES * count / GB if experiment.precision == "bf16" else 0.0,
+        "gradients_gb": FP32_BYTES * count / parts / GB,
+        "optimiser_gb": states / parts / GB,
+    }
+
+
+def _weight_bytes(module: nn.Module) -> int:
+    """Of its weights; those that train are in fp32."""
+    return sum(
+        p.numel() * (FP32_BYTES if p.requires_grad else p.element_size())
+        for p in module.parameters()
+    )
+
+
 def _check_share(experiment: Experiment, machine: Machine) -> None:
     """Raises MachineFault unless the GPUs share the global batch evenly."""
     batch = experiment.batch
@@ -156,7 +190,24 @@ def _check_share(experiment: Experiment, machine: Machine) -> None:
         )
 
 
-def _count(experiment: Experiment, model: nn.Module, clip: ClipShape) -> PassCount:
+def _spare(experiment: Experiment, model: nn.Module) -> list[nn.Module]:
+    """Keeps the weights as training does; the blocks whose activations it makes again."""
+    if not isinstance(experiment, DiffusionExperiment):
+        return []
+    wan = cast(Any, model).wan
+    spare_training_memory(wan, experiment.memory)
+    wan.disable_gradient_checkpointing()  # it knows no meta tensors: `count_pass` reckons it
+    return list(wan.blocks) if experiment.memory.checkpointing else []
+
+
+def _on_host(experiment: Experiment) -> bool:
+    """Whether activations wait in the host's memory."""
+    return isinstance(experiment, DiffusionExperiment) and experiment.memory.activations == "host"
+
+
+def _count(
+    experiment: Experiment, model: nn.Module, clip: ClipShape, checkpointed: list[nn.Module]
+) -> PassCount:
     """One pass of a micro-batch."""
     stage, clips = STAGES[experiment.stage], experiment.batch.micro_batch
     batch = blank_batch(stage.reads(experiment), clip, clips)
@@ -165,7 +216,7 @@ def _count(experiment: Experiment, model: nn.Module, clip: ClipShape) -> PassCou
     def run() -> Tensor:
         return stage.losses(model, batch, generators, experiment).mean()
 
-    return count_pass(run, model, frozen_dtype(experiment))
+    return count_pass(run, model, frozen_dtype(experiment), checkpointed)
 
 
 def blank_batch(reads: Sequence[str], clip: ClipShape, clips: int) -> ClipBatch:

@@ -19,6 +19,8 @@ from exo2ego.model.poseinj.concat import ConcatSettings
 from exo2ego.model.vawan.model import VawanSettings
 from exo2ego.model.wan import LoraSettings
 from exo2ego.model.wan_memory import TrainingMemory
+from exo2ego.training.held_out import HeldOutSettings, NoisyHeldOutSettings
+from exo2ego.training.nan_guard import NanSettings
 
 
 class Settings(BaseModel):
@@ -50,6 +52,9 @@ class OptimiserSettings(Settings):
     )
     warmup_steps: int = Field(default=200, ge=0, description="linear warm-up (Tables 9 and 10)")
     steps: int = Field(default=100_000, ge=1, description="optimiser steps (3.5, Table 10)")
+    states: Literal["fp32", "8bit"] = Field(
+        default="fp32", description="of Adam's two moments; 8bit: bitsandbytes, for large matrices"
+    )
 
     @model_validator(mode="after")
     def _falls(self) -> "OptimiserSettings":
@@ -58,24 +63,33 @@ class OptimiserSettings(Settings):
         return self
 
 
+class DiffusionOptimiserSettings(OptimiserSettings):
+    """What differs where Wan trains."""
+
+    states: Literal["fp32", "8bit"] = Field(
+        default="8bit",
+        description="of Adam's two moments (Table 10: 8-bit), in 8 bit for large matrices alone",
+    )
+
+
 class BatchSettings(Settings):
     """How many clips a step takes, and how many of them at once."""
 
     global_batch: int = Field(ge=1, description="clips a step (Tables 9 and 10)")
-    micro_batch: int = Field(ge=1, description="clips a forward pass; divides global_batch")
+    micro_batch: int = Field(ge=1, description="clips a forward pass of one process")
 
     @model_validator(mode="after")
     def _divides(self) -> "BatchSettings":
         if self.global_batch % self.micro_batch:
             raise ValueError(
-                f"global_batch must be micro_batch x accumulation, but {self.global_batch} "
-                f"is no multiple of {self.micro_batch}"
+                f"global_batch must be processes x micro_batch x accumulation, but "
+                f"{self.global_batch} is no multiple of {self.micro_batch}"
             )
         return self
 
     @property
     def accumulation(self) -> int:
-        """Forward passes a step."""
+        """Forward passes a step of all processes together."""
         return self.global_batch // self.micro_batch
 
 
@@ -98,7 +112,25 @@ class Experiment(Settings):
     keep_checkpoints: int = Field(
         default=2, ge=1, description="newest checkpoints that stay on disk"
     )
+    keep_best: bool = Field(
+        default=True, description="whether the one of lowest held-out loss stays, too. Choice"
+    )
+    held_out: HeldOutSettings = Field(
+        default=HeldOutSettings(), description="the loss of clips that are not trained on"
+    )
+    nan: NanSettings = Field(
+        default=NanSettings(), description="steps whose loss or gradient is not a number"
+    )
     optimiser: OptimiserSettings = Field(default=OptimiserSettings(), description="AdamW, schedule")
+    ema_decay: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of averaged weights that stays at each step; 0: none are kept. Choice",
+    )
+    compile: Literal["none", "blocks"] = Field(
+        default="none", description="blocks: torch.compile of each transformer block"
+    )
     batch: BatchSettings = Field(description="clips a step")
 
     @property
@@ -120,6 +152,9 @@ class AlignExperiment(Experiment):
 class DiffusionExperiment(Experiment):
     """What all stages that train Wan have in common."""
 
+    optimiser: DiffusionOptimiserSettings = Field(
+        default=DiffusionOptimiserSettings(), description="AdamW, schedule"
+    )
     exo_dropout: float = Field(
         default=0.1,
         ge=0,
@@ -133,7 +168,9 @@ class DiffusionExperiment(Experiment):
         default=ConditionSettings(),
         description="Wan's image condition: its first frame, and what follows it",
     )
-
+    held_out: NoisyHeldOutSettings = Field(
+        default=NoisyHeldOutSettings(), description="the loss of clips that are not trained on"
+    )
     memory: TrainingMemory = Field(
         default=TrainingMemory(), description="what is kept in full. Choice: the paper had room"
     )

@@ -32,7 +32,7 @@ from exo2ego.training.checkpoint import (
 )
 from exo2ego.training.experiment import AlignExperiment
 from exo2ego.training.experiment_file import parse_experiment
-from exo2ego.training.lineage import check_same_store
+from exo2ego.training.lineage import Trained, check_same_store
 from exo2ego.training.stages import arithmetic, load_model
 from stores.errors import UserFault
 from stores.reading import Store
@@ -62,6 +62,10 @@ class FrameMaker(Protocol):
         """What decides the frames, beside the VAE and the fill. Raises CheckpointFault."""
         ...
 
+    def trained(self) -> Trained | None:
+        """The model that predicts them, for the provenance; None without one."""
+        ...
+
     def begin(self, store: Store, codec: LatentCodec, condition: ConditionSettings) -> FirstFrame:
         """What gives a clip's frame."""
         ...
@@ -85,6 +89,10 @@ class Predicted:
         state = _align_state(checkpoint)
         check_same_store(checkpoint, state, store.hash, self.allow_other_store)
         return {"align": state.weights_digest}
+
+    def trained(self) -> Trained:
+        """Align's run."""
+        return Trained.of(find_checkpoint(self.align_run))
 
     def begin(self, store: Store, codec: LatentCodec, condition: ConditionSettings) -> FirstFrame:
         """Predictions clip by clip: no bit depends on a batch."""
@@ -114,6 +122,9 @@ class Truth:
         """The store's own latents."""
         return {"source": self.source.model_dump()}
 
+    def trained(self) -> None:
+        """Nothing is."""
+
     def begin(self, store: Store, codec: LatentCodec, condition: ConditionSettings) -> FirstFrame:
         """Latent frame 0 of the ego videos."""
 
@@ -139,6 +150,9 @@ class OfExoView:
         """The store's own latents."""
         return {"source": self.source.model_dump()}
 
+    def trained(self) -> None:
+        """Nothing is."""
+
     def begin(self, store: Store, codec: LatentCodec, condition: ConditionSettings) -> FirstFrame:
         """Latent frame 0 of the view."""
 
@@ -162,6 +176,9 @@ class Unknown:
     def made_by(self, store: Store) -> dict[str, Any]:
         """Nothing of the store."""
         return {"source": self.source.model_dump()}
+
+    def trained(self) -> None:
+        """Nothing is."""
 
     def begin(self, store: Store, codec: LatentCodec, condition: ConditionSettings) -> FirstFrame:
         """The same latents for all."""

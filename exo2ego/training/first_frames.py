@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import blake3
 import orjson
@@ -52,18 +53,25 @@ def encode_first_frames(
     StoreFault for another VAE than the store's.
     """
     began, condition = time.perf_counter(), ConditionSettings(source=maker.source, fill=fill)
-    made_by = maker.made_by(store)
     codec = store_codec(store, vae_spec, device)
-    made_by |= {"fill": fill, "vae": codec.recipe()}
-    digest = blake3.blake3(orjson.dumps(made_by, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    made_by = _made_by(store, maker, fill)
+    digest = frames_digest(store, maker, fill)
     done, wanted = finished_derived(store, FIRST_FRAMES, digest), maker.clips(store)
     left = [clip_id for clip_id in wanted if clip_id not in done]
     clips = track(left, total=len(left), what="first frames", unit="clips")
     rows = _rows(clips, maker.begin(store, codec, condition))
+    trained = maker.trained()  # not in the digest, which older first frames have, too
     provenance = made_by | _told(condition) | {"store": store.hash}
+    provenance |= {"trained": trained.model_dump(mode="json")} if trained else {}
     path = write_derived(store, FIRST_FRAMES, digest, rows, provenance)
     counts = (len(done) + len(left), len(left), len(store.clip_ids) - len(wanted))
     return FirstFramesReport(path, digest, *counts, time.perf_counter() - began)
+
+
+def frames_digest(store: Store, maker: FrameMaker, fill: FirstFrameFill = "decode") -> str:
+    """Names first frames by all that decides them, made or not. Raises CheckpointFault."""
+    made_by = _made_by(store, maker, fill)
+    return blake3.blake3(orjson.dumps(made_by, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def open_first_frames(store: Store, digest: str | None, condition: ConditionSettings) -> Derived:
@@ -99,6 +107,11 @@ def store_codec(store: Store, vae_spec: str, device: str) -> LatentCodec:
         got=", ".join(f"{key} {value[:12]}" for key, value in got.items()),
         fix="Give the --vae that `exo2ego encode-latents` was given.",
     )
+
+
+def _made_by(store: Store, maker: FrameMaker, fill: FirstFrameFill) -> dict[str, Any]:
+    """The source, the fill, and the VAE, which is the store's."""
+    return maker.made_by(store) | {"fill": fill, "vae": store.recipe.vae.model_dump()}
 
 
 def _told(condition: ConditionSettings) -> dict[str, object]:

@@ -24,9 +24,10 @@ class Start:
     experiment_digest: str
     device: str
     software: dict[str, str]
+    processes: int = 1
 
 
-def note_start(run: Path, state: CheckpointState, device: str) -> None:
+def note_start(run: Path, state: CheckpointState, device: str, processes: int) -> None:
     """Adds a line: training starts, or goes on, from this state."""
     start = Start(
         at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -35,6 +36,7 @@ def note_start(run: Path, state: CheckpointState, device: str) -> None:
         experiment_digest=state.experiment_digest,
         device=device,
         software=software_versions(),
+        processes=processes,
     )
     lines = [*read_starts(run), start]
     text = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)

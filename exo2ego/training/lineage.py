@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from exo2ego.training.checkpoint import (
     STATE,
     CheckpointFault,
@@ -43,6 +45,22 @@ class Source:
             wan_spec=found.wan_spec or (state.wan.spec if state.wan else None),
             first_frames=found.first_frames or state.first_frames,
         )
+
+
+class Trained(BaseModel):
+    """What a checkpoint is, as results that were made with it remember it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    experiment: dict[str, Any] = Field(description="the whole experiment, defaults included")
+    step: int = Field(description="steps done when its weights were taken")
+    store_hash: str = Field(description="the store that it was trained on")
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> "Trained":
+        """What the checkpoint in a folder says of itself."""
+        state = read_state(checkpoint)
+        return cls(experiment=state.experiment, step=state.step, store_hash=state.store_hash)
 
 
 def lineage(checkpoint: Path) -> Iterator[Path]:

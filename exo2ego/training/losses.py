@@ -3,46 +3,44 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
-from stores.atomic import write_whole
+from exo2ego.training.step_lines import StepLine, append_line, read_lines, truncate_lines
 
 METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
-class StepMetrics:
+class StepMetrics(StepLine):
     """What is noted of one optimiser step."""
 
-    step: int
-    """Steps done, this one counted."""
-    loss: float
-    """Mean over the global batch."""
+    loss: float | None
+    """Mean over the global batch; None (null in the file) for a step that was skipped."""
     lr: float
-    grad_norm: float
-    """Before clipping."""
+    grad_norm: float | None
+    """Before clipping; None for a step that was skipped."""
     clips_per_s: float
+    data_wait_s: float | None = None
+    """Seconds that the step waited for its batch; None in runs older than this field."""
+    step_s: float | None = None
+    """Seconds that it took from there on; None in runs older than this field."""
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether its loss or gradient was not a number, so that nothing was learned of it."""
+        return self.loss is None
 
 
 def read_metrics(run: Path) -> list[StepMetrics]:
     """The lines of a run, oldest first; a last line that was cut off is left out."""
-    path = run / METRICS
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return [StepMetrics(**orjson.loads(line)) for line in whole]
+    return read_lines(run / METRICS, StepMetrics)
 
 
 def append_metrics(run: Path, metrics: StepMetrics) -> None:
     """Adds the line of one step."""
-    with (run / METRICS).open("ab") as file:
-        file.write(_line(metrics))
+    append_line(run / METRICS, metrics)
 
 
 def truncate_metrics(run: Path, step: int) -> None:
-    """Drops the lines of steps that will be done again."""
-    kept = [metrics for metrics in read_metrics(run) if metrics.step <= step]
-    write_whole(run / METRICS, b"".join(map(_line, kept)))
-
-
-def _line(metrics: StepMetrics) -> bytes:
-    return orjson.dumps(metrics, option=orjson.OPT_APPEND_NEWLINE)
+    """Drops the lines of steps that will be done again; makes the file if there is none."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / METRICS).touch()
+    truncate_lines(run / METRICS, StepMetrics, step)

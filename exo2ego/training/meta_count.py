@@ -1,7 +1,7 @@
 """FLOPs and memory of a forward and backward pass, counted on tensors that have no numbers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,38 +18,117 @@ class PassCount:
 
     forward_flops: int
     backward_flops: int
-    """Without gradients of what is frozen, and without recomputation."""
+    """Without gradients of what is frozen."""
+    again_flops: int
+    """Of the second forward pass of what is checkpointed."""
     saved_bytes: int
-    """Of tensors that are kept from forward to backward, parameters apart."""
+    """Of tensors that are kept from forward to backward, parameters apart; of what is checkpointed,
+    its inputs, and all that the largest one makes again."""
 
 
 def count_pass(
-    run: Callable[[], Tensor], model: nn.Module, dtype: torch.dtype = torch.float32
+    run: Callable[[], Tensor],
+    model: nn.Module,
+    dtype: torch.dtype = torch.float32,
+    checkpointed: Iterable[nn.Module] = (),
 ) -> PassCount:
     """Counts `run`, which gives a loss, and its backward pass. All tensors are on meta.
 
-    `dtype` is that of matrix products, as autocast has it, which knows no meta tensors.
+    `dtype` is that of matrix products, as autocast has it, which knows no meta tensors; nor does
+    torch's checkpointing, so the model is to be without: it is reckoned for the modules named.
     """
     like_gpu = _LikeGpu(dtype)
-    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    kept: dict[int, tuple[Any, int]] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own and storage._cdata not in like_gpu.copies:
-            kept[storage._cdata] = (storage, storage.nbytes())  # held: addresses are used again
-        return tensor
-
-    saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    own = [parameter.untyped_storage() for parameter in model.parameters()]
+    kept = _Kept({storage._cdata: storage for storage in own}, like_gpu.copies)
+    saved = torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda tensor: tensor)
     with FlopCounterMode(display=False) as forward, like_gpu, saved:
-        loss = run()
+        again = [
+            _Again(module, kept, lambda: forward.get_total_flops() + like_gpu.flops)
+            for module in checkpointed
+        ]
+        try:
+            loss = run()
+        finally:
+            for module in again:
+                module.remove()
     with FlopCounterMode(display=False) as backward:
         loss.backward()
     return PassCount(
         forward.get_total_flops() + like_gpu.flops,
         backward.get_total_flops() + like_gpu.backward_flops,
-        sum(size for _, size in kept.values()),
+        sum(module.flops for module in again),
+        kept.bytes(),
     )
+
+
+class _Kept:
+    """Storages that are kept from forward to backward. Held, as addresses are used again."""
+
+    def __init__(self, *apart: dict[int, Any]):
+        self._apart = apart
+        self._always = dict[int, Any]()
+        self._made_again = list[dict[int, Any]]()
+        self._place = self._always
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """The same tensor, to be counted where the pass is."""
+        storage = tensor.untyped_storage()
+        if not any(storage._cdata in apart for apart in self._apart):
+            self._place[storage._cdata] = storage
+        return tensor
+
+    def enter(self, inputs: Iterable[Tensor]) -> None:
+        """What comes is made again, but for these."""
+        for tensor in inputs:
+            self.keep(tensor)
+        self._made_again.append({})
+        self._place = self._made_again[-1]
+
+    def leave(self) -> None:
+        """What comes is kept again."""
+        self._place = self._always
+
+    def bytes(self) -> int:
+        """At the height of the backward pass."""
+        again = [
+            sum(storage.nbytes() for key, storage in made.items() if key not in self._always)
+            for made in self._made_again
+        ]
+        return sum(storage.nbytes() for storage in self._always.values()) + max(again, default=0)
+
+
+class _Again:
+    """A module of which inputs are kept, and that runs once more on the way back."""
+
+    def __init__(self, module: nn.Module, kept: _Kept, flops_so_far: Callable[[], int]):
+        self.flops = 0
+        self._kept, self._flops_so_far = kept, flops_so_far
+        self._hooks = [  # before the module's own hooks and after them, which run again, too
+            module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True),
+            module.register_forward_hook(self._leave),
+        ]
+
+    def remove(self) -> None:
+        """Leaves the module as it was."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _enter(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.flops -= self._flops_so_far()
+        self._kept.enter(_tensors((*args, *kwargs.values())))
+
+    def _leave(self, _module: nn.Module, _args: Any, _result: Any) -> None:
+        self.flops += self._flops_so_far()
+        self._kept.leave()
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of arguments, those in tuples, too."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
 
 
 class _LikeGpu(TorchFunctionMode):

@@ -47,19 +47,28 @@ class Stage:
         [nn.Module, ClipBatch, Sequence[torch.Generator], Experiment], Float[Tensor, " b"]
     ]
     """Loss of each clip in fp32; the clip's generator gives its noise, timestep and dropout."""
+    held_out: Callable[[nn.Module, ClipBatch, float | None, Experiment], Float[Tensor, " b"]]
+    """The same at one noise level (None: the stage has none), nothing drawn from a generator."""
 
 
 def clip_generator(seed: int, step: int, clip_id: str) -> torch.Generator:
     """A generator that depends on these three alone: not on rank, batch, device or history."""
-    digest = blake3.blake3(f"{seed}/{step}/{clip_id}".encode()).digest(length=8)
+    return noise_generator(f"{seed}/{step}/{clip_id}")
+
+
+def noise_generator(text: str) -> torch.Generator:
+    """A generator that depends on the text alone."""
+    digest = blake3.blake3(text.encode()).digest(length=8)
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def load_model(checkpoint: Path, *, wan_spec: str | None, device: str) -> nn.Module:
+def load_model(
+    checkpoint: Path, *, wan_spec: str | None, device: str, ema: bool = False
+) -> nn.Module:
     """The model of a checkpoint folder, with all that it was built on, ready to be used.
 
-    `wan_spec` None means what the run was given. Raises CheckpointFault for another Wan or a
-    missing or altered parent.
+    `wan_spec` None means what the run was given; `ema` takes averaged weights. Raises
+    CheckpointFault for another Wan, a missing or altered parent, or no averages.
     """
     state = read_state(checkpoint)
     experiment = parse_experiment(state.experiment, where=checkpoint)
@@ -67,7 +76,7 @@ def load_model(checkpoint: Path, *, wan_spec: str | None, device: str) -> nn.Mod
     origin = Origin(experiment, spec, parent_folder(checkpoint, state), device)
     built = STAGES[state.stage].build(origin)
     check_wan(built.wan, state, checkpoint)
-    put_weights(built.model, read_weights(checkpoint), checkpoint)
+    put_weights(built.model, read_weights(checkpoint, ema=ema), checkpoint)
     return built.model.eval().requires_grad_(False)
 
 
@@ -113,6 +122,13 @@ def _align_losses(
     experiment: Experiment,
 ) -> Float[Tensor, " b"]:
     """L1 over the 16 latent channels. Choice: the six ray channels have no loss (docs)."""
+    return _align_held_out(model, batch, None, experiment)
+
+
+def _align_held_out(
+    model: nn.Module, batch: ClipBatch, _sigma: float | None, experiment: Experiment
+) -> Float[Tensor, " b"]:
+    """The loss in training, which draws nothing."""
     prediction = model(align_given_of(batch, cast(AlignExperiment, experiment)))
     error = (prediction.latent.float() - batch["ego_latents[0]"].float()).abs()
     return reduce(error, "b c h w -> b", "mean")
@@ -132,18 +148,42 @@ def _generator_losses(
     keep = torch.stack([torch.rand((), generator=g) >= settings.exo_dropout for g in generators])
     noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
     given = given_of(batch, settings, keep.to(device))
+    return _velocity_losses(model, truth, noise, sigma, given)
+
+
+def _generator_held_out(
+    model: nn.Module, batch: ClipBatch, sigma: float | None, experiment: Experiment
+) -> Float[Tensor, " b"]:
+    """Flow matching at one noise level; a clip's noise follows from its id and the level."""
+    settings = cast(DiffusionExperiment, experiment)
+    truth = batch["ego_latents"].float()
+    seeded = (noise_generator(f"held out/{sigma}/{clip_id}") for clip_id in batch.clip_ids)
+    noise = torch.stack([torch.randn(truth.shape[1:], generator=g) for g in seeded])
+    level = torch.full((len(truth),), cast(float, sigma), device=truth.device)
+    return _velocity_losses(model, truth, noise.to(truth.device), level, given_of(batch, settings))
+
+
+def _velocity_losses(
+    model: nn.Module,
+    truth: Float[Tensor, "b c t h w"],
+    noise: Float[Tensor, "b c t h w"],
+    sigma: Float[Tensor, " b"],
+    given: Given,
+) -> Float[Tensor, " b"]:
+    """Mean squared error of the velocity."""
     velocity = model(noisy_latents(truth, noise, sigma), sigma, given)
     error = (velocity.float() - velocity_target(truth, noise)) ** 2
     return reduce(error, "b c t h w -> b", "mean")
 
 
+_GENERATOR = (_generator_losses, _generator_held_out)
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("align", _align_reads, build_align_stage, _align_losses),
-        Stage("multiexocon", _generator_reads, build_multiexocon_stage, _generator_losses),
-        Stage("poseinj", _generator_reads, build_poseinj_stage, _generator_losses),
-        Stage("vawan", _generator_reads, build_vawan_stage, _generator_losses),
+        Stage("align", _align_reads, build_align_stage, _align_losses, _align_held_out),
+        Stage("multiexocon", _generator_reads, build_multiexocon_stage, *_GENERATOR),
+        Stage("poseinj", _generator_reads, build_poseinj_stage, *_GENERATOR),
+        Stage("vawan", _generator_reads, build_vawan_stage, *_GENERATOR),
     )
 }
 """The stages, in the order in which they are trained; the baseline is on its own."""

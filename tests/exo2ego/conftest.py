@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,19 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
+from exo2ego.evaluation.manifest import SampleSettings
+from exo2ego.evaluation.origin import Origin
+from exo2ego.evaluation.scores import Interval, Score, Scores
 from exo2ego.geometry.clip_rays import CLIP_CAMERAS
+from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.vae import load_codec
+from exo2ego.training.checkpoint import WanOrigin
 from exo2ego.training.experiment import Experiment
 from exo2ego.training.experiment_file import load_experiment
-from exo2ego.training.first_frame_sources import Predicted
+from exo2ego.training.first_frame_sources import Predicted, frame_maker, frame_source
 from exo2ego.training.first_frames import encode_first_frames
+from exo2ego.training.lineage import Trained
 from exo2ego.training.trainer import train
 from stores.index import CameraRow, ClipRecipe, ClipRow
 from stores.reading import Store
@@ -88,9 +95,15 @@ def random_arrays(clip: ClipRow, seed: int) -> dict[str, np.ndarray]:
         shape = spec.row_shape(RECIPE.shape)
         if spec.dtype == "uint8":
             ramp = np.linspace(0, 160, shape[-2])[:, None] + rng.integers(0, 90, 3)
-            arrays[name] = np.broadcast_to(ramp, shape).astype(np.uint8)
+            pictures = np.broadcast_to(ramp, shape).copy()
+            if name == "exo_frames":  # "v T H W 3": no view is like another
+                pictures *= np.linspace(0.4, 1, shape[0])[:, None, None, None, None]
+            arrays[name] = pictures.astype(np.uint8)
         else:
             arrays[name] = rng.standard_normal(shape).astype(np.float16)
+    for view in range(len(clip.present), len(clip.exos)):
+        arrays["exo_latents"][:, view] = np.nan
+        arrays["align_rays"][view] = np.nan
     return arrays
 
 
@@ -105,18 +118,20 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes a store of these clips by the real writer; frames are kept for the test split."""
     vae = VaeRecipe(**load_codec("tiny").recipe())
 
-    def make(clips: Sequence[ClipRow], seed: int = 0) -> Path:
+    def make(clips: Sequence[ClipRow], seed: int = 0, without: Sequence[str] = ()) -> Path:
         path = tmp_path_factory.mktemp("store") / "tiny.store"
         create_store(path, StoreRecipe(clips=RECIPE, vae=vae), clips_per_shard=4)
         stored = []
-        for shard, split in enumerate(("train", "test")):
+        for shard, split in enumerate(("train", "test", "val")):
             own = [clip for clip in clips if clip.split == split]
             rows = [random_arrays(clip, seed + 100 * shard + n) for n, clip in enumerate(own)]
             kept = [name for name, spec in ARRAYS.items() if split == "test" or spec.every_clip]
+            kept = [name for name in kept if name not in without]
             for first in range(0, len(own), 4):
                 part = slice(first, first + 4)
                 arrays = {name: [row[name] for row in rows[part]] for name in kept}
-                done = write_shard(path, 2 * first // 4 + shard, own[part], arrays)
+                number = 2 * first // 4 + shard if split != "val" else 100 + first // 4
+                done = write_shard(path, number, own[part], arrays)
                 stored += stored_clips(done, {clip.clip_id: clip for clip in own}, 4)
         commit(path, stored, command="test", index_digest="0" * 64)
         return path
@@ -134,6 +149,18 @@ def store_path(make_store: Callable[..., Path], clip_rows: list[ClipRow]) -> Pat
 def store(store_path: Path) -> Store:
     """The same, open."""
     return open_store(store_path, derive=CLIP_CAMERAS)
+
+
+@pytest.fixture(scope="session")
+def watched_store(make_store: Callable[..., Path], clip_rows: list[ClipRow]) -> Store:
+    """One with three clips of the val split, too, and with first frames out of the truth."""
+    val = [
+        replace(clip_rows[0], clip_id=f"nus_cpr_1-f{n:06d}", take_name="nus_cpr_1", split="val")
+        for n in range(3)
+    ]
+    opened = open_store(make_store([*clip_rows, *val]), derive=CLIP_CAMERAS)
+    encode_first_frames(opened, frame_maker(frame_source("ground-truth", 0), None), vae_spec="tiny")
+    return opened
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +194,8 @@ def wan_256(
 ) -> str:
     """Folder of one of width 256, in which norms and such do not weigh more than in the 14B."""
     folder = tmp_path_factory.mktemp("wan")
-    make_wan(attention_head_dim=64, freq_dim=64, ffn_dim=692, num_layers=3).save_pretrained(folder)
+    wan = make_wan(attention_head_dim=64, freq_dim=64, ffn_dim=692, num_layers=3)
+    wan.save_pretrained(folder / "transformer_2")
     return str(folder)
 
 
@@ -209,3 +237,76 @@ def runs(
     train("poseinj", framed_store, second, tiny_experiment("poseinj"), parent=first)
     train("vawan", framed_store, baseline, tiny_experiment("vawan"), wan_spec="tiny")
     return {"align": align_run, "multiexocon": first, "poseinj": second, "vawan": baseline}
+
+
+Numbers = tuple[float, float, float | str]
+
+
+@pytest.fixture(scope="session")
+def trained() -> Callable[..., Trained]:
+    """Makes a run of a shipped experiment, finished if no step is said, as samples know it."""
+
+    def make(name: str, *overrides: str, step: int | None = None, store: str = "5") -> Trained:
+        experiment = load_experiment(name, overrides)
+        steps = experiment.optimiser.steps if step is None else step
+        plain = experiment.model_dump(mode="json")
+        return Trained(experiment=plain, step=steps, store_hash=store * 64)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_result() -> Callable[..., Path]:
+    """Writes a scores.json as `evaluate` does, of what an experiment made; returns its folder."""
+
+    def write(
+        folder: Path,
+        run: Trained,
+        categories: dict[str, Numbers],
+        *,
+        parents: tuple[Trained, ...] = (),
+        align: Trained | None = None,
+        clips: Sequence[str] = ("a", "b"),
+        missing: Sequence[str] = (),
+        settings: dict[str, object] | None = None,
+        provenance: dict[str, object] | None = None,
+    ) -> Path:
+        wan = WanOrigin(spec="tiny", fingerprint="f" * 64)
+        origin = Origin(run=run, parents=parents, align=align, wan=wan)
+        made = SampleSettings(
+            store_hash=run.store_hash,
+            stage=str(run.experiment["stage"]),
+            step=run.step,
+            weights_digest="7" * 64,
+            first_frames="1" * 64,
+            evaluation_set="test-1",
+            sampler=SamplerSettings(),
+            seed=0,
+            origin=origin,
+            device="cpu",
+        ).model_copy(update=settings or {})
+        scores = {
+            name: Score(psnr=psnr, ssim=ssim, lpips=lpips)
+            for name, (psnr, ssim, lpips) in categories.items()
+        }
+        one = next(iter(scores.values()))
+        ends = Interval(takes=2, low="not measured", high="not measured")
+        about = {
+            "samples": made.model_dump(mode="json"),
+            "clips": {"evaluation_set": "test-1", "split": None},
+            "method": {"psnr": "10 log10", "ssim": "11x11", "lpips": "AlexNet", "means": "take"},
+        }
+        found = Scores(
+            overall=one,
+            categories=scores,
+            takes={},
+            clips=dict.fromkeys(clips, one),
+            intervals={name: {"psnr": ends} for name in scores},
+            missing=list(missing),
+            provenance=about | (provenance or {}),
+        )
+        folder.mkdir(parents=True)
+        (folder / "scores.json").write_text(found.model_dump_json())
+        return folder
+
+    return write

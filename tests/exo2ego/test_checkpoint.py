@@ -13,11 +13,9 @@ from exo2ego.training.checkpoint import (
     CheckpointState,
     checkpoints,
     find_checkpoint,
-    optimiser_tensors,
     read_state,
     read_weights,
     remove_old,
-    restore_optimiser,
     write_checkpoint,
 )
 
@@ -55,28 +53,6 @@ def test_weights_and_state_come_back_as_they_were(tmp_path: Path):
     assert state.step == 50
     assert state.stream == {"step": 50}
     assert set(state.software) == {"python", "exo2ego", "torch", "diffusers", "peft"}
-
-
-def test_the_optimiser_goes_on_as_if_it_had_never_stopped(tmp_path: Path):
-    def stepped(parameter: torch.nn.Parameter, optimiser: torch.optim.Optimizer) -> None:
-        parameter.grad = torch.full_like(parameter, 0.3) * parameter
-        optimiser.step()
-
-    def fresh() -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
-        parameter = torch.nn.Parameter(weights_of(1)["a.weight"])
-        return parameter, torch.optim.AdamW([parameter], betas=(0.9, 0.95))
-
-    whole, optimiser = fresh()
-    stepped(whole, optimiser)
-    slots = optimiser_tensors(optimiser, ["a.weight"])
-    assert set(slots) == {"step/a.weight", "exp_avg/a.weight", "exp_avg_sq/a.weight"}
-    folder = write_checkpoint(tmp_path, state_of(1), {"a.weight": whole}, slots)
-    resumed, other = fresh()
-    resumed.data = read_weights(folder)["a.weight"]
-    restore_optimiser(other, ["a.weight"], folder)
-    stepped(whole, optimiser)
-    stepped(resumed, other)
-    assert torch.equal(whole, resumed)
 
 
 def test_a_run_means_its_newest_checkpoint_and_old_ones_go(tmp_path: Path):

@@ -1,5 +1,6 @@
 """LPIPS: laws, an independent computation of the same formula, and what a missing trunk does."""
 
+import hashlib
 from pathlib import Path
 
 import blake3
@@ -98,8 +99,25 @@ def test_the_trunk_is_found_in_torchs_hub_folder(tmp_path: Path, monkeypatch: py
     path = module.default_trunk_path()
     path.parent.mkdir(parents=True)
     torch.save(random_trunk(), path)
+    monkeypatch.setattr(module, "TRUNK_SHA256", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
     assert path == tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     assert load_lpips() is not None
+
+
+def test_weights_of_alexnets_shape_that_are_not_alexnets_are_refused(tmp_path: Path):
+    torch.save(random_trunk(), tmp_path / "alexnet-owt-7be5be79.pth")
+    with pytest.raises(TrunkFault, match="SHA-256"):
+        load_lpips(tmp_path / "alexnet-owt-7be5be79.pth")
+
+
+def test_a_file_of_the_right_digest_without_the_weights_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "alexnet.pth"
+    torch.save({"features.0.weight": torch.ones(1)}, path)
+    monkeypatch.setattr(module, "TRUNK_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(TrunkFault, match="KeyError"):
+        load_lpips(path)
 
 
 @pytest.mark.parametrize("content", [None, b"not weights", {"features.0.weight": torch.ones(1)}])

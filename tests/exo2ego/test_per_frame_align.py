@@ -19,7 +19,6 @@ from exo2ego.geometry.clip_rays import CLIP_CAMERAS, CLIP_RAYS, clip_align_rays,
 from exo2ego.model.align import align_given
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.vae import frames_from_video, load_codec, video_from_frames
-from exo2ego.model.wan_memory import MemorySettings
 from exo2ego.training.checkpoint import find_checkpoint, read_state
 from exo2ego.training.experiment import AlignExperiment
 from exo2ego.training.experiment_file import load_experiment
@@ -110,7 +109,7 @@ def test_frame_0_is_the_decoding_of_the_first_latent_that_align_predicts(
     """To the bit: latent frame 0 of a video is the latent of its first frame alone."""
     out, experiment = run
     (clip_id,) = true_store.clip_ids
-    sample(true_store, out, tmp_path, vae_spec="tiny")
+    sample(true_store, out, tmp_path, vae_spec="tiny", allow_other_store=True)
     model = load_model(find_checkpoint(out), wan_spec=None, device="cpu")
     latent = predict_first_latent(true_store, [clip_id], model, experiment, "cpu")
     expected = frames_from_video(load_codec("tiny").decode(latent[:, :, None]))[0, 0]
@@ -125,7 +124,7 @@ def test_a_frame_depends_on_its_own_time_alone(
     """Frame 3 is frame 0 of the clip that consists of frame 3."""
     out, experiment = run
     (clip_id,) = true_store.clip_ids
-    sample(true_store, out, tmp_path, vae_spec="tiny")
+    sample(true_store, out, tmp_path, vae_spec="tiny", allow_other_store=True)
     views = true_store.read("exo_frames", [clip_id])[0, :2, 3:4]
     encoded = load_codec("tiny").encode(video_from_frames(torch.from_numpy(views))).half()
     exo = rearrange(encoded, "v c 1 h w -> 1 v c h w")
@@ -158,10 +157,15 @@ def test_the_folder_is_one_of_samples_and_is_scored(
     true_store: Store, run: tuple[Path, AlignExperiment], tmp_path: Path
 ):
     out, _ = run
-    report = sample(true_store, out, tmp_path, vae_spec="tiny")
+    report = sample(true_store, out, tmp_path, vae_spec="tiny", allow_other_store=True)
     assert (report.clips, report.clips_new) == (1, 1)
     other = {"seed": 5, "sampler": SamplerSettings(steps=2)}  # neither matters here
-    assert sample(true_store, out, tmp_path, vae_spec="tiny", **other).clips_new == 0
+    assert (
+        sample(
+            true_store, out, tmp_path, vae_spec="tiny", allow_other_store=True, **other
+        ).clips_new
+        == 0
+    )
     manifest = read_manifest(tmp_path)
     settings = manifest.settings
     assert (settings.stage, settings.sampler, settings.seed) == ("align", None, None)
@@ -182,19 +186,14 @@ def test_a_store_without_exo_frames_says_how_to_keep_them(
         read_state(checkpoint),
         load_codec("tiny"),
         [train_clip],
-        None,
-        SamplerSettings(),
-        MemorySettings(),
-        0,
-        "cpu",
     )
     with pytest.raises(StoreFault, match="exo_frames"):
-        per_frame_align(filming)(train_clip)
+        per_frame_align(filming)([train_clip])
 
 
 def test_a_folder_of_another_run_is_refused(
     true_store: Store, run: tuple[Path, AlignExperiment], align_run: Path, tmp_path: Path
 ):
-    sample(true_store, align_run, tmp_path, vae_spec="tiny")
+    sample(true_store, align_run, tmp_path, vae_spec="tiny", allow_other_store=True)
     with pytest.raises(SamplesFault, match="weights_digest"):
-        sample(true_store, run[0], tmp_path, vae_spec="tiny")
+        sample(true_store, run[0], tmp_path, vae_spec="tiny", allow_other_store=True)

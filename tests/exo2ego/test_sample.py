@@ -12,9 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from exo2ego.evaluation.clip_choice import ClipChoice
 from exo2ego.evaluation.evaluate import evaluate
+from exo2ego.evaluation.film_generator import noise_seed
+from exo2ego.evaluation.filming import shown_frames
 from exo2ego.evaluation.manifest import MANIFEST, SamplesFault, read_manifest
-from exo2ego.evaluation.sample import noise_seed, sample
+from exo2ego.evaluation.sample import sample
 from exo2ego.model.flow import SamplerSettings
 from exo2ego.model.wan_memory import MemorySettings
 from exo2ego.training.checkpoint import CheckpointFault, find_checkpoint, read_state
@@ -30,6 +33,7 @@ from stores.version import StoreRecipe
 from stores.zarr_store import commit, create_store, open_store, stored_clips, write_shard
 
 QUICK = SamplerSettings(steps=3)
+ONE = ClipChoice(limit=1)
 TEST_1 = ["cmu_bike02_1-f000000", "cmu_bike02_3-f000000", "nus_covidtest_9-f000000"]
 
 
@@ -73,7 +77,12 @@ def test_a_clips_video_does_not_depend_on_the_others(
     samples: Path, framed_store: Store, runs: dict[str, Path], tmp_path: Path
 ):
     report = sample(
-        framed_store, runs["poseinj"], tmp_path, vae_spec="tiny", sampler=QUICK, limit=2
+        framed_store,
+        runs["poseinj"],
+        tmp_path,
+        vae_spec="tiny",
+        sampler=QUICK,
+        clips=ClipChoice(limit=2),
     )
     assert report.clips == 2
     assert torch.equal(frames_of(tmp_path, TEST_1[1]), frames_of(samples, TEST_1[1]))
@@ -84,7 +93,7 @@ def test_seed_and_clip_change_the_noise(
 ):
     assert len({noise_seed(0, TEST_1[0]), noise_seed(1, TEST_1[0]), noise_seed(0, TEST_1[1])}) == 3
     run = runs["poseinj"]
-    sample(framed_store, run, tmp_path, vae_spec="tiny", sampler=QUICK, limit=1, seed=1)
+    sample(framed_store, run, tmp_path, vae_spec="tiny", sampler=QUICK, clips=ONE, seed=1)
     assert not torch.equal(frames_of(tmp_path, TEST_1[0]), frames_of(samples, TEST_1[0]))
 
 
@@ -108,6 +117,23 @@ def test_an_interrupted_call_keeps_what_is_done(
     assert (tmp_path / f"{TEST_1[0]}.safetensors").stat().st_mtime_ns == kept
     for clip_id in TEST_1:
         assert torch.equal(frames_of(tmp_path, clip_id), frames_of(samples, clip_id))
+
+
+def test_a_video_of_nan_is_a_fault_and_no_black_picture(
+    framed_store: Store, runs: dict[str, Path], tmp_path: Path
+):
+    beyond_float32 = SamplerSettings(steps=2, guidance=1e300)
+    with pytest.raises(SamplesFault, match=TEST_1[0]):
+        sample(framed_store, runs["multiexocon"], tmp_path, vae_spec="tiny", sampler=beyond_float32)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_one_pixel_of_nan_names_its_clip_among_others():
+    video = torch.zeros(3, 3, 5, 8, 10)
+    assert shown_frames(video, ["a", "b", "c"]).shape == (3, 5, 8, 10, 3)
+    video[1, 2, 4, 7, 9] = torch.nan
+    with pytest.raises(SamplesFault, match="where:    b\n"):
+        shown_frames(video, ["a", "b", "c"])
 
 
 def test_a_sample_whose_file_is_gone_is_made_again(
@@ -177,7 +203,7 @@ def test_multiexocon_can_be_sampled_without_poses(
     framed_store: Store, runs: dict[str, Path], tmp_path: Path
 ):
     run = runs["multiexocon"]
-    sample(framed_store, run, tmp_path, vae_spec="tiny", sampler=QUICK, limit=1)
+    sample(framed_store, run, tmp_path, vae_spec="tiny", sampler=QUICK, clips=ONE)
     assert frames_of(tmp_path, TEST_1[0]).shape == (5, 32, 48, 3)
 
 
@@ -192,7 +218,7 @@ def test_a_bf16_run_is_sampled_in_bf16_with_the_solver_in_fp32(
     path.write_text(path.read_text().replace('"precision": "fp32"', '"precision": "bf16"'))
     for run in (half, whole):
         out = tmp_path / f"{run.name}-samples"
-        sample(framed_store, run, out, vae_spec="tiny", sampler=QUICK, limit=1)
+        sample(framed_store, run, out, vae_spec="tiny", sampler=QUICK, clips=ONE)
     first, second = (frames_of(tmp_path / f"{r}-samples", TEST_1[0]) for r in ("half", "whole"))
     difference = (first.float() - second.float()).abs()
     assert 0 < difference.mean() < 2
@@ -235,7 +261,7 @@ def test_an_evaluation_set_that_is_not_there_is_refused(
     framed_store: Store, runs: dict[str, Path], tmp_path: Path
 ):
     with pytest.raises(StoreFault, match="test-all"):
-        sample(framed_store, runs["poseinj"], tmp_path, vae_spec="tiny", evaluation_set="test-9")
+        sample(framed_store, runs["poseinj"], tmp_path, vae_spec="tiny", clips=ClipChoice("test-9"))
 
 
 def test_a_manifest_that_is_none_is_a_fault(tmp_path: Path):
@@ -247,7 +273,7 @@ def test_a_manifest_that_is_none_is_a_fault(tmp_path: Path):
 def test_offloaded_wan_makes_the_same_frames_and_float8_is_told_apart(
     framed_store: Store, runs: dict[str, Path], tmp_path: Path
 ):
-    arguments = {"vae_spec": "tiny", "sampler": QUICK, "limit": 1}
+    arguments = {"vae_spec": "tiny", "sampler": QUICK, "clips": ONE}
     for name, memory in {
         "plain": MemorySettings(),
         "offloaded": MemorySettings(offload="group"),

@@ -215,7 +215,7 @@ def test_another_wan_is_refused(runs: dict[str, Path], tmp_path: Path):
     wan = load_with_text("tiny")
     with torch.no_grad():
         wan.proj_out.bias += 1
-    wan.save_pretrained(tmp_path / "other")
+    wan.save_pretrained(tmp_path / "other" / "transformer_2")
     with pytest.raises(CheckpointFault, match="another Wan"):
         load_model(find_checkpoint(runs["poseinj"]), wan_spec=str(tmp_path / "other"), device="cpu")
 

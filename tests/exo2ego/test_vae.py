@@ -5,6 +5,7 @@ import json
 import blake3
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from exo2ego.model.pretrained import WeightsFault
@@ -127,4 +128,28 @@ def test_a_missing_path_is_refused(tmp_path):
 def test_another_vae_is_refused_by_its_configuration(tmp_path, config, message):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsFault, match=message):
+        load_codec(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [({"base_dim": "8"}, "base_dim"), ({"latents_std": [0.0] * 16}, r"latents_std\.0")],
+)
+def test_a_damaged_configuration_is_told_by_its_key(codec, tmp_path, change, key):
+    codec.vae.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(WeightsFault, match=rf"config\.json, {key}"):
+        load_codec(str(tmp_path))
+
+
+def test_damaged_weights_are_told(codec, tmp_path):
+    codec.vae.save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"quant_conv.bias": tensors["quant_conv.bias"] * torch.nan}, path)
+    with pytest.raises(WeightsFault, match=r"quant_conv\.bias"):
+        load_codec(str(tmp_path))
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(WeightsFault, match="a whole safetensors file"):
         load_codec(str(tmp_path))

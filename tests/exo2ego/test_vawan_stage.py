@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from exo2ego.evaluation.clip_choice import ClipChoice
 from exo2ego.evaluation.evaluate import evaluate
 from exo2ego.evaluation.sample import sample
 from exo2ego.model.flow import SamplerSettings
@@ -52,7 +53,14 @@ def test_each_form_is_trained_resumed_loaded_and_sampled(
     parameters = dict(model.named_parameters())
     assert all(torch.equal(parameters[name], value) for name, value in weights[0].items())
     quick = SamplerSettings(steps=2)
-    sample(framed_store, straight, tmp_path / "out", vae_spec="tiny", sampler=quick, limit=1)
+    sample(
+        framed_store,
+        straight,
+        tmp_path / "out",
+        vae_spec="tiny",
+        sampler=quick,
+        clips=ClipChoice(limit=1),
+    )
     (made,) = (tmp_path / "out").glob("*.safetensors")
     assert load_file(made)["frames"].float().std() > 0
 

@@ -200,6 +200,41 @@ def test_a_checkpoint_of_another_store_is_refused(world: World, tmp_path: Path):
     assert "store" in done
 
 
+def test_a_dry_run_of_sample_tells_hours_and_writes_nothing(world: World, tmp_path: Path):
+    words = sample_words(world, "poseinj", tmp_path / "out")
+    plan = report(*words, "--dry-run", "--views", "0,1", "--shard", "1/1")
+    assert (plan["clips"], plan["clips_done"]) == (1, 0) and plan["gpu_hours"] > 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_shares_views_and_cameras_that_are_not_there_are_faults(world: World, tmp_path: Path):
+    words = sample_words(world, "poseinj", tmp_path / "out")
+    assert "torchrun" in fault(*words, "--shard", "3/2")
+    assert "0 to 3" in fault(*words, "--views", "4")
+    assert "evaluation.md" in fault(*words, "--camera", tmp_path / "none.json")
+
+
+def test_scores_are_shown_for_people_and_planned_without_a_file(world: World, tmp_path: Path):
+    words = ("evaluate", "--store", world.store, "--samples", world.at / "samples")
+    plan = report(*words, "--dry-run", "--out", tmp_path / "s.json", "--device", "cpu")
+    assert (plan["clips"], plan["missing"]) == (1, []) and not list(tmp_path.iterdir())
+    shown = call(*words, "--out", tmp_path / "s.json", "--set", "test-1")
+    assert shown.exit_code == 0 and "overall" in shown.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.json", "s.parquet"]
+
+
+def test_baselines_are_made_and_scored_by_the_shell(world: World, tmp_path: Path):
+    words = ("baseline", "--store", world.store, "--vae", "tiny", "--device", "cpu")
+    for method in ("mean-frame", "exo-view", "frozen-first"):
+        out = tmp_path / method
+        assert report(*words, "--method", method, "--out", out)["clips_new"] == 1
+        scores = report("evaluate", "--store", world.store, "--samples", out)
+        assert scores["provenance"]["samples"]["stage"] == method
+    assert "exo2ego baseline" in fault(
+        *words, "--method", "mean-frame", "--view", "1", "--out", tmp_path / "x"
+    )
+
+
 def test_a_misspelt_setting_names_the_known_ones(world: World, tmp_path: Path):
     words = ("train", "--stage", "align", "--store", world.store, "--out", tmp_path / "run")
     assert "optimiser" in fault(*words, "--set", "optimizer.lr=1e-3")

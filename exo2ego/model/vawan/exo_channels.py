@@ -7,7 +7,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from exo2ego.model.wan import IN_CHANNELS, TRAINABLE_DTYPE
+from exo2ego.model.wan import TRAINABLE_DTYPE
+from exo2ego.model.wan_expert import IN_CHANNELS
 from stores.errors import ShapeFault
 from stores.schema import LATENT_CHANNELS, PATCH_3D
 

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from exo2ego.model.wan import LOW_NOISE, detach_text, load_with_text
+from exo2ego.model.wan import detach_text, load_with_text
+from exo2ego.model.wan_expert import LOW_NOISE
 from exo2ego.training.build import Origin, check_wan, frozen_dtype, put_weights, wan_fingerprint
 from exo2ego.training.checkpoint import WEIGHTS, CheckpointFault, CheckpointState, WanOrigin
 from exo2ego.training.experiment_file import parse_experiment

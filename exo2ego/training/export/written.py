@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from exo2ego.model.wan import LOW_NOISE
+from exo2ego.model.wan_expert import LOW_NOISE
 from exo2ego.training.checkpoint import CheckpointState, software_versions
 from exo2ego.training.export.trained import Trained
 from stores.atomic import PARTIAL, disk_faults, sync_folder

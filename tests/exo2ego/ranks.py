@@ -1,0 +1,65 @@
+"""Trains as one of several processes: what tests start once a rank. Reads its task as JSON."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch._dynamo.utils
+
+from exo2ego.geometry.clip_rays import CLIP_CAMERAS
+from exo2ego.training.experiment_file import load_experiment
+from exo2ego.training.interrupt import exit_code
+from exo2ego.training.stages import STAGES
+from exo2ego.training.trainer import train
+from stores.errors import UserFault
+from stores.zarr_store import open_store
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    task = json.loads(sys.argv[1])
+    rank, step, number = task.get("signal", (None, None, None))
+    if "nan_clip" in task:
+        make_nan(task["stage"], task["nan_clip"])
+
+    def track(items, /, *, total, what, unit):
+        for item in items:
+            if (int(os.environ["RANK"]), item) == (rank, step):
+                os.kill(os.getpid(), number)
+            yield item
+
+    try:
+        report = train(
+            task["stage"],
+            open_store(task["store"], derive=CLIP_CAMERAS),
+            Path(task["out"]),
+            load_experiment(task["stage"], task["overrides"]),
+            wan_spec=task["wan"],
+            parent=Path(task["parent"]) if task["parent"] else None,
+            resume=task["resume"],
+            sharing=task["sharing"],
+            track=track,
+        )
+    except UserFault as fault:
+        print(fault, file=sys.stderr)
+        sys.exit(2)
+    print("graphs", torch._dynamo.utils.counters["stats"]["unique_graphs"], file=sys.stderr)
+    sys.exit(exit_code(report.stopped_by))
+
+
+def make_nan(stage: str, clip_id: str) -> None:
+    """From now on the loss of this clip is not a number."""
+    real = STAGES[stage].losses
+
+    def losses(model, batch, *more):
+        bad = [float("nan") if name == clip_id else 1.0 for name in batch.clip_ids]
+        return real(model, batch, *more) * torch.tensor(bad)
+
+    STAGES[stage] = replace(STAGES[stage], losses=losses)
+
+
+if __name__ == "__main__":
+    main()

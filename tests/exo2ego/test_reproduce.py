@@ -1,0 +1,166 @@
+"""Reproducing a table: the right runs, once each and in order; resumable; the table at the end."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli import app
+from exo2ego.evaluation.reproduce.plan import plan_stores, plan_table
+from exo2ego.evaluation.reproduce.settings import ReproduceFault, Ways
+from exo2ego.evaluation.reproduce.step import STOPPED, Step, run_steps
+from exo2ego.evaluation.tables.published import published_table
+from exo2ego.geometry.clip_rays import CLIP_CAMERAS
+from stores.index import ClipRow
+from stores.zarr_store import open_store
+
+WAYS = Ways("tiny", "tiny", device="cpu")
+SHORT = ("optimiser.steps=1", "optimiser.warmup_steps=0", "precision=fp32")
+SHORT += ("batch.global_batch=2", "batch.micro_batch=2")
+
+
+@pytest.fixture(scope="module")
+def bike_rows(clip_rows: list[ClipRow]) -> list[ClipRow]:
+    names = {"Bike": "bike", "Covid Test": "covid"}
+    return [replace(row, category=names[row.category]) for row in clip_rows]
+
+
+@pytest.fixture(scope="module")
+def paper_store(make_store: Callable[..., Path], bike_rows: list[ClipRow]) -> Path:
+    """The small store with the categories of the paper's tables."""
+    return make_store(bike_rows)
+
+
+def planned(number: int, out: Path, *paths: Path) -> list[Step]:
+    stores = {str(path): open_store(path, derive=CLIP_CAMERAS) for path in paths}
+    return plan_table(published_table(number), plan_stores(stores, out, WAYS))
+
+
+def names(steps: Sequence[Step]) -> list[tuple[str, str]]:
+    return [(step.kind, step.name) for step in steps]
+
+
+def test_table_4_shares_align_and_trains_each_system_once(paper_store: Path, tmp_path: Path):
+    systems = ["multiexocon-gt", "poseinj-gt", "multiexocon", "poseinj"]
+    assert names(planned(4, tmp_path, paper_store)) == [
+        ("align", "align"),
+        ("first frames", "ground-truth"),
+        ("first frames", "align"),
+        ("train", "multiexocon-gt"),
+        ("train", "multiexocon"),
+        ("poseinj", "poseinj-gt"),
+        ("poseinj", "poseinj"),
+        *(("sample", name) for name in systems),
+        *(("evaluate", name) for name in systems),
+    ]
+
+
+def test_table_3_trains_vawan_on_every_align(paper_store: Path, tmp_path: Path):
+    found = names(planned(3, tmp_path, paper_store))
+    assert [name for kind, name in found if kind == "train"] == [
+        "vawan-on-align-cross-attention-nopose",
+        "vawan-on-align-cross-attention",
+        "vawan-on-align-pixelnerf",
+        "vawan-on-align-s",
+        "vawan",
+    ]
+    assert sum(kind == "align" for kind, _ in found) == 5
+
+
+def test_tables_without_the_category_of_a_row_leave_its_systems_out(
+    make_store: Callable[..., Path], bike_rows: list[ClipRow], tmp_path: Path
+):
+    covid = make_store([row for row in bike_rows if row.category == "covid"])
+    assert "poseinj-gt" not in {name for _, name in names(planned(4, tmp_path, covid))}
+    with pytest.raises(ReproduceFault, match="does not serve for Table 2"):
+        planned(2, tmp_path, covid)
+
+
+def test_stores_that_share_a_name_or_a_category_are_refused(
+    make_store: Callable[..., Path], bike_rows: list[ClipRow], paper_store: Path, tmp_path: Path
+):
+    again = make_store(bike_rows)
+    with pytest.raises(ReproduceFault, match="share a folder"):
+        planned(4, tmp_path, paper_store, again)
+    other = again.rename(again.with_name("other.store"))
+    with pytest.raises(ReproduceFault, match="a category in one store alone"):
+        planned(4, tmp_path, paper_store, other)
+
+
+def test_settings_of_a_stage_are_told_to_that_stage_alone():
+    ways = replace(WAYS, settings=("seed=1", "align:align.width=8", "poseinj:seed=2"))
+    assert ways.overrides("align") == ["seed=1", "align.width=8"]
+    assert ways.overrides("poseinj") == ["seed=1", "seed=2"]
+
+
+def test_hours_are_those_of_describe(paper_store: Path, tmp_path: Path):
+    from exo2ego.training.describe import describe
+    from exo2ego.training.experiment_file import load_experiment
+
+    steps = {(step.kind, step.name): step for step in planned(2, tmp_path, paper_store)}
+    experiment, shape = load_experiment("multiexocon"), open_store(paper_store).recipe.clips.shape
+    seconds = describe(experiment, clip=shape, wan_spec="tiny").seconds_a_step
+    assert steps["train", "multiexocon"].hours_left == pytest.approx(100_000 * seconds / 3600)
+    assert steps["sample", "multiexocon"].hours_left is None
+
+
+def counting_step(done: list[str], name: str, code: int = 0, works: bool = True) -> Step:
+    count: Callable[[], int] = lambda: int(name in done)  # noqa: E731
+    return Step("train", name, lambda: [name, str(code), str(works)], 1, "steps", count)
+
+
+@pytest.mark.parametrize(
+    ("code", "works", "expected"), [(0, True, 0), (2, False, 2), (0, False, STOPPED)]
+)
+def test_the_first_step_that_fails_or_is_stopped_ends_the_run(
+    code: int, works: bool, expected: int
+):
+    done, ran = ["first"], []
+
+    def execute(step: Step) -> int:
+        name, told, well = step.words()
+        ran.append(name)
+        if well == "True":
+            done.append(name)
+        return int(told)
+
+    last = counting_step(done, "third")
+    steps = [counting_step(done, "first"), counting_step(done, "second", code, works), last]
+    assert run_steps(steps, execute) == expected
+    assert ran == (["second", "third"] if expected == 0 else ["second"])
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+def test_table_2_is_made_printed_and_not_made_again(paper_store: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    words = ["reproduce", "table2", "--store", paper_store, "--out", out, "--wan", "tiny"]
+    words += ["--vae", "tiny", "--device", "cpu", "--steps", 1]
+    words += [word for setting in SHORT for word in ("--set", setting)]
+    listed = call(*words, "--dry-run")
+    assert listed.exit_code == 0, listed.output
+    assert "--first-frames DIGEST" in listed.stdout
+    assert not out.exists()
+    made = call(*words)
+    assert made.exit_code == 0, made.output
+    table = (out / "table2.md").read_text()
+    assert made.stdout.endswith(table)
+    assert "6 of 9 cells measured, 0 empty, 3 not measured" in table
+    for name in ("multiexocon", "multiexocon-no-align", "multiexocon-gt"):
+        assert f"samples/{name}: {name}, test-1, takes: bike 2, covid 1" in table
+    assert "sampler.steps = 1, not 40" in table
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    again = call(*words)
+    assert "exo2ego train" not in again.stdout.split("Training:")[1]
+    now = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert {path for path in now if now[path] != before.get(path)} == {out / "table2.md"}
+    for changed in (("--set", "seed=1"), ("--steps", 2)):
+        refused = call(*words, *changed)
+        assert refused.exit_code == 2
+        assert "made otherwise" in refused.stderr
+    with_lpips = call(*words, "--alexnet", tmp_path / "alexnet.pth", "--dry-run")
+    assert "0 of 3 clips" in with_lpips.stdout  # scored without LPIPS, which is asked for now
