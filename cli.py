@@ -101,6 +101,7 @@ FirstFrames = Annotated[
 ParentRun = Annotated[
     Path | None, typer.Option("--from", help="Run to start from (poseinj: a multiexocon run).")
 ]
+Averages = Annotated[bool, typer.Option("--ema", help="The run's averaged weights.")]
 Parallel = Annotated[
     Literal["ddp", "fsdp"],
     typer.Option(help="Under torchrun: the whole model in each process, or a part (FSDP2)."),
@@ -620,7 +621,7 @@ def sample(
     shard: ShardOption = None,
     weights: Weights = "full",
     offload: Offload = False,
-    ema: Annotated[bool, typer.Option("--ema", help="The run's averaged weights.")] = False,
+    ema: Averages = False,
     allow_other_store: AllowOtherStore = False,
     dry_run: DryRun = False,
     device: Device = "auto",
@@ -1040,6 +1041,7 @@ def export_run(
         Literal["fp32", "bf16"] | None,
         typer.Option(help="Type of the weights [as trained; merged: as Wan was frozen]."),
     ] = None,
+    ema: Averages = False,
     wan: Wan = None,
     as_json: AsJson = False,
 ) -> None:
@@ -1049,7 +1051,7 @@ def export_run(
     """
     from exo2ego.training.export import export
 
-    tell(export(run, out, form=form, dtype=dtype, wan_spec=wan), as_json=as_json)
+    tell(export(run, out, form=form, dtype=dtype, wan_spec=wan, ema=ema), as_json=as_json)
 
 
 @app.command("audit")

@@ -12,6 +12,7 @@ from exo2ego.evaluation.clip_choice import ClipChoice
 from exo2ego.evaluation.manifest import read_manifest
 from exo2ego.evaluation.sample import sample
 from exo2ego.model.flow import SamplerSettings
+from exo2ego.model.wan import ADAPTER
 from exo2ego.training.checkpoint import (
     CheckpointFault,
     checkpoints,
@@ -21,6 +22,8 @@ from exo2ego.training.checkpoint import (
 )
 from exo2ego.training.ema import Ema
 from exo2ego.training.experiment import Experiment
+from exo2ego.training.export import export
+from exo2ego.training.export.trained import read_trained
 from exo2ego.training.trainer import train
 from stores.reading import Store
 
@@ -80,3 +83,18 @@ def test_a_run_without_averages_is_refused(
 ) -> None:
     with pytest.raises(CheckpointFault, match="no averaged weights"):
         sample(framed_store, runs["poseinj"], tmp_path / "out", vae_spec="tiny", ema=True)
+
+
+def test_an_export_takes_the_averages_if_asked(
+    framed_store: Store, tiny_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    experiment = tiny_experiment("multiexocon", "ema_decay=0.9")
+    train("multiexocon", framed_store, tmp_path / "run", experiment, wan_spec="tiny")
+    averages = read_weights(find_checkpoint(tmp_path / "run"), ema=True)
+    trained = read_trained(tmp_path / "run", ema=True)
+    assert all(torch.equal(value, averages[name]) for name, value in trained.other.items())
+    for module, lora in trained.lora.items():
+        assert torch.equal(lora.up, averages[f"wan.{module}.lora_B.{ADAPTER}.weight"])
+    report = export(tmp_path / "run", tmp_path / "out", form="peft", ema=True)
+    plain = export(tmp_path / "run", tmp_path / "plain", form="peft")
+    assert report.files[0].read_bytes() != plain.files[0].read_bytes()

@@ -42,14 +42,16 @@ def export(
     form: str,
     dtype: str | None = None,
     wan_spec: str | None = None,
+    ema: bool = False,
 ) -> ExportReport:
     """Writes what a run and its parents trained into `out`, in one of FORMATS.
 
     `out` is a folder or, for a LoRA, a file ending in .safetensors; nothing is overwritten. `dtype`
-    is a key of DTYPES; None means as trained, and for merged what Wan's frozen weights had.
+    is a key of DTYPES; None means as trained, and for merged what Wan's frozen weights had. `ema`
+    takes the run's averaged weights.
     Raises ExportFault for a run that has no such thing, CheckpointFault for an altered one.
     """
-    trained = read_trained(run)
+    trained = read_trained(run, ema=ema)
     wish = Wish(out, DTYPES[dtype] if dtype else None, wan_spec)
     files = FORMATS[form](trained, wish)
     every = [path for file in files for path in ([file] if file.is_file() else file.iterdir())]

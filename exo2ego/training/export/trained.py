@@ -62,17 +62,20 @@ class Trained:
         return [parse_experiment(one.experiment, where=self.checkpoint) for one in self.states]
 
 
-def read_trained(run: Path) -> Trained:
+def read_trained(run: Path, *, ema: bool = False) -> Trained:
     """What the newest checkpoint of a run holds, or a checkpoint, on top of its parents'.
 
-    Raises CheckpointFault if one of them is missing or was altered.
+    With `ema` its averaged weights; of its parents those that it started from. Raises
+    CheckpointFault if one of them is missing or was altered, or if it has no averages.
     """
     checkpoint = find_checkpoint(run)
     folders = list(lineage(checkpoint))[::-1]
     states = [read_state(folder) for folder in folders]
     weights: dict[str, Tensor] = {}
     for folder in folders:
-        weights |= read_weights(folder)
+        weights |= read_weights(folder, ema=ema and folder == folders[-1])
+    if ema:
+        states[-1] = states[-1].model_copy(update={"weights_digest": states[-1].ema_digest})
     modules = [name.removesuffix(_DOWN) for name in weights if name.endswith(_DOWN)]
     alpha = _alpha(checkpoint, states) if modules else 0.0
     lora = {
