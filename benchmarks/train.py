@@ -44,7 +44,7 @@ CLIPS, STEPS, WARM_UP, ROUNDS = 256, 12, 3, 5
 LEAST_STEP_S = 0.2
 """Of the steps for which the bars hold; models here are as large as that takes."""
 OVERHEAD_BAR, WAIT_BAR = 1.05, 0.02
-ALIGN = "align.width=64 align.blocks=2 align.heads=1 batch.global_batch=2 batch.micro_batch=2"
+ALIGN = "align.width=64 align.blocks=3 align.heads=1 batch.global_batch=8 batch.micro_batch=8"
 GENERATOR = "condition.source.name=ground-truth batch.global_batch=1 batch.micro_batch=1"
 LORA = "lora.rank=8 lora.alpha=8"
 SMALL = {
@@ -133,7 +133,7 @@ def _write_wan(folder: Path) -> str:
             in_channels=IN_CHANNELS,
             out_channels=LATENT_CHANNELS,
             ffn_dim=345,
-            num_layers=2,
+            num_layers=6,
         )
     wan.save_pretrained(folder / LOW_NOISE)
     return str(folder)
