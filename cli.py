@@ -93,7 +93,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: the GPU if there is one.")]
 Vae = Annotated[
     str,
-    typer.Option(help="VAE: a diffusers folder, a hub id, or `tiny` (random, for trying things)."),
+    typer.Option(
+        help="VAE: a diffusers folder, a hub id, `mini` (ours, small) or `tiny` (random)."
+    ),
 ]
 FirstFrames = Annotated[
     str | None, typer.Option(help="Which of several of Align's predictions, by digest.")
@@ -115,7 +117,7 @@ SampleEvery = Annotated[
 Wan = Annotated[
     str | None,
     typer.Option(
-        help="Wan2.2-I2V-A14B: a diffusers folder, a hub id, or `tiny` (random) "
+        help="Wan2.2-I2V-A14B: a diffusers folder, a hub id, `mini` (ours) or `tiny` (random) "
         "[what the run or its parent was given]."
     ),
 ]
@@ -238,6 +240,11 @@ def simulate(
     takes: Annotated[int, typer.Option(help="Takes; categories and splits take turns.")] = 6,
     seconds: Annotated[float, typer.Option(help="Length of a take.")] = 3.0,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    height: Annotated[int, typer.Option(help="Rows of a video.")] = 448,
+    splits: Annotated[
+        str | None,
+        typer.Option(help="Split of each four takes (one a category) in turn: train,train,test ."),
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -248,12 +255,15 @@ def simulate(
     else can be tried without the dataset. Finished takes are kept when run again.
     """
     from pipeline.simulate.root import simulate_root
+    from pipeline.simulate.traits import SPLITS, splits_of_fours
 
     report = simulate_root(
         out,
         takes=takes,
         seconds=seconds,
         seed=seed,
+        height=height,
+        splits=splits_of_fours(splits.split(",")) if splits else SPLITS,
         device=chosen_device(device),
         track=drawn,
     )
@@ -533,7 +543,8 @@ def describe(
         list[str] | None, typer.Option("--set", help="key=value over the experiment's; repeatable.")
     ] = None,
     wan: Annotated[
-        str | None, typer.Option(help="Whose configuration: a folder, hub id or `tiny` [the 14B].")
+        str | None,
+        typer.Option(help="Whose configuration: a folder, hub id, `mini` or `tiny` [the 14B]."),
     ] = None,
     views: Annotated[int, typer.Option(min=1, help="Exo views.")] = 4,
     frames: Annotated[int, typer.Option(min=1, help="RGB frames, 4k + 1.")] = 9,
@@ -939,7 +950,7 @@ def reproduce(
     store: Annotated[list[str], typer.Option(help="A store; repeatable: one for each category.")],
     out: Annotated[Path, typer.Option(help="Folder for runs, samples and the table.")],
     wan: Annotated[
-        str, typer.Option(help="Wan2.2-I2V-A14B: a diffusers folder, a hub id, or `tiny`.")
+        str, typer.Option(help="Wan2.2-I2V-A14B: a diffusers folder, a hub id, `mini` or `tiny`.")
     ] = PUBLISHED,
     vae: Vae = PUBLISHED,
     setting: Annotated[

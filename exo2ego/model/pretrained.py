@@ -16,6 +16,9 @@ CONFIG_FILE = "config.json"
 WEIGHT_FILES = "*.safetensors"
 TINY = "tiny"
 """The spec of the small random model of the same class, for tests and dry runs."""
+MINI = "mini"
+"""The spec of our own small trained weights, which come with the package (docs/mini.md)."""
+_MINI_FOLDER = Path(__file__).parents[1] / "weights" / MINI
 FETCH_AGAIN = "Fetch it again; if it lies in the hub's cache, delete it there first."
 _Shape = TypeVar("_Shape", bound=BaseModel)
 
@@ -43,14 +46,19 @@ class Component:
             _snapshot(self.hub_id, [f"{self.inner}/{WEIGHT_FILES}"], commit)
 
 
+def given_path(spec: str) -> Path:
+    """The folder that a spec may mean: that of the shipped weights for "mini"."""
+    return _MINI_FOLDER if spec == MINI else Path(spec).expanduser()
+
+
 def locate(spec: str, classes: Mapping[str, str]) -> Component:
     """The part of a model that is in the first of some folders, or `spec` itself if it is one.
 
-    `classes` has the class by the folder's name. `spec` is a local folder, else a hub id
+    `classes` has the class by the folder's name. `spec` is "mini", a local folder, else a hub id
     ("owner/name"). Only configurations are read. Raises WeightsFault if nothing is there, or
     something damaged or of another class.
     """
-    given = Path(spec).expanduser()
+    given = given_path(spec)
     hub_id = None if given.exists() else spec
     source = given if hub_id is None else _snapshot(spec, [f"{inner}/*.json" for inner in classes])
     for inner in (*classes, None):
@@ -121,7 +129,7 @@ def _snapshot(hub_id: str, patterns: list[str], commit: str | None = None) -> Pa
     fault = WeightsFault(
         "These weights are neither a folder here nor a model on the hub.",
         where=hub_id,
-        expected="an existing folder, a reachable or cached hub id (owner/name), or 'tiny'",
+        expected="an existing folder, a reachable or cached hub id (owner/name), 'mini' or 'tiny'",
         got="nothing found",
         fix="Check the spelling, the network and, for a gated model, `hf auth login`.",
     )

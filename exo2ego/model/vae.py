@@ -136,7 +136,8 @@ def weights_digest(state: dict[str, Tensor]) -> str:
 def load_codec(
     spec: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> LatentCodec:
-    """The codec of a diffusers folder (of the VAE, or with a subfolder vae), a hub id, or "tiny".
+    """The codec of a diffusers folder (of the VAE, or with a subfolder vae), a hub id,
+    "mini" (shipped) or "tiny" (random).
 
     Raises WeightsFault for another class, for Wan2.2's own VAE of 48 channels, and for weights that
     are damaged, not finite, or in pickle form alone.

@@ -46,8 +46,9 @@ class LoraSettings(BaseModel):
 def load_wan(
     spec: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> WanTransformer3DModel:
-    """The frozen low-noise expert of a folder (diffusers' or the authors' layout), a hub id, or
-    "tiny"; without text. Weights go straight to the device, a tensor at a time.
+    """The frozen low-noise expert of a folder (diffusers' or the authors' layout), a hub id,
+    "mini" (shipped) or "tiny" (random); without text. Weights go straight to the device, one
+    tensor at a time.
 
     Its text projection is replaced by the identity: what it attends to are exo tokens, already
     of the model's width (paper 3.4.1). Norms, the time embedder and the modulation tables stay

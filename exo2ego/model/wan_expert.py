@@ -13,6 +13,7 @@ from exo2ego.model.pretrained import (
     Component,
     WeightsFault,
     checked_shape,
+    given_path,
     locate,
 )
 from exo2ego.model.weight_files import Stored, stored_tensors
@@ -81,7 +82,7 @@ def find_expert(spec: str) -> Expert:
     Raises WeightsFault for any other Wan, for the high-noise expert, and for a lone folder whose
     name does not tell which of the two it is: the files of both are alike.
     """
-    given = Path(spec).expanduser()
+    given = given_path(spec)
     _refuse_high_noise(given)
     found = locate(spec, _CLASSES)
     shape, where = _shape_in(found), found.folder / CONFIG_FILE

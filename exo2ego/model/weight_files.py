@@ -102,11 +102,6 @@ def _by_index(index: Path) -> dict[str, Path]:
     return {name: index.parent / file for name, file in named.items()}
 
 
-def _is_safe(file: object) -> bool:
-    """Whether an index names a file in its own folder that holds numbers alone."""
-    return isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
-
-
 def _by_headers(folder: Path) -> dict[str, Path]:
     """The file of each tensor in a folder without an index."""
     found: dict[str, Path] = {}

@@ -20,11 +20,18 @@ from pipeline.simulate.entries import capture_entry, frames_of, splits_file, tak
 from pipeline.simulate.film import Filming, film
 from pipeline.simulate.rig import Rig, build_rig
 from pipeline.simulate.scene import build_scene, eye_poses
-from pipeline.simulate.traits import FRAMES_PER_SECOND, TakePlan, plan_take, stray_uid
+from pipeline.simulate.traits import (
+    FRAMES_PER_SECOND,
+    SPLIT_NAMES,
+    SPLITS,
+    TakePlan,
+    plan_take,
+    stray_uid,
+)
 from stores.errors import UserFault
 from stores.progress import Track, silent
 
-FORMAT = 1
+FORMAT = 2
 """Of what is drawn and written; a folder of another one cannot be continued."""
 MARKER = "simulated.json"
 LEAST_FRAMES = 4
@@ -59,23 +66,26 @@ def simulate_root(
     height: int = 448,
     samples: int = 2,
     faults: bool = True,
+    splits: Sequence[str] = SPLITS,
     track: Track = silent,
 ) -> SimulatedRoot:
     """A root of takes of so many seconds; an interrupted or smaller one is continued.
 
     A take depends on seed, seconds, height and samples (a pixel's side), and on its number, never
-    on the device or on how many takes there are. `faults` adds, to takes.json alone, a dropped
-    take, one whose videos are missing, and a uid in the splits that no take has.
+    on the device or on how many takes there are. Takes go through `splits` and, in fours, through
+    the categories. `faults` adds, to takes.json alone, a dropped take, one whose videos are
+    missing, and a uid in the splits that no take has.
     Raises SimulationFault if the folder holds anything else, or the numbers make no videos.
     """
     frames = frames_of(seconds)
     _check_numbers(takes, frames, height, samples)
+    _check_splits(splits)
     settings = {
         "format": FORMAT, "seed": seed, "frames": frames, "height": height, "samples": samples,
-        "faults": faults,
+        "faults": faults, "splits": list(splits),
     }  # fmt: skip
     _claim(out, settings)
-    plans = [plan_take(seed, index, frames) for index in range(takes)]
+    plans = [plan_take(seed, index, frames, tuple(splits)) for index in range(takes)]
     new = [plan for plan in plans if not _take_folder(out, plan).exists()]
     for plan in track(new, total=len(new), what="simulate", unit="takes"):
         _write_take(out, plan, Filming(height, samples, device))
@@ -96,6 +106,17 @@ def _check_numbers(takes: int, frames: int, height: int, samples: int) -> None:
             f"{FRAMES_PER_SECOND}), an even height from 16",
             got=f"{takes} takes of {frames} frames, height {height}, {samples} samples",
             fix="Ask for more; 4 takes of 3 seconds show all four categories.",
+        )
+
+
+def _check_splits(splits: Sequence[str]) -> None:
+    if not splits or set(splits) - set(SPLIT_NAMES):
+        raise SimulationFault(
+            "Takes cannot go through these splits.",
+            where="splits",
+            expected=f"one or more of {', '.join(SPLIT_NAMES)}",
+            got=", ".join(splits) or "none",
+            fix="Name a split for each take in turn, in fours to give each category its share.",
         )
 
 

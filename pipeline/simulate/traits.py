@@ -1,6 +1,7 @@
 """What is particular to each take: names, ids, split, cameras, and the real set's quirks."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,8 +96,11 @@ class TakePlan:
         return self.frames / FRAMES_PER_SECOND
 
 
-def plan_take(seed: int, index: int, frames: int) -> TakePlan:
-    """The plan of a take; the same whatever other takes there are."""
+def plan_take(seed: int, index: int, frames: int, splits: tuple[str, ...] = SPLITS) -> TakePlan:
+    """The plan of a take; the same whatever other takes there are.
+
+    `splits` go round as SPLITS do, and decide nothing but the take's split.
+    """
     rng = np.random.default_rng([seed, index])
     category, turn = CATEGORIES[index % len(CATEGORIES)], index // len(CATEGORIES)
     tasks, names = TASKS[category], NAMES[category]
@@ -105,7 +109,7 @@ def plan_take(seed: int, index: int, frames: int) -> TakePlan:
         index=index,
         seed=int(rng.integers(2**31)),
         category=category,
-        split=SPLITS[index % len(SPLITS)],
+        split=splits[index % len(splits)],
         task=tasks[turn % len(tasks)],
         take_name=names[turn % len(names)].format(n=index + 1),
         take_uid=_uid(rng),
@@ -122,6 +126,11 @@ def plan_take(seed: int, index: int, frames: int) -> TakePlan:
         has_task_span=index % 2 == 0,
         has_camera_pose=index % 8 != 5,
     )
+
+
+def splits_of_fours(fours: Sequence[str]) -> tuple[str, ...]:
+    """Each split four times, so that the four takes of a round, one a category, share theirs."""
+    return tuple(split for split in fours for _ in CATEGORIES)
 
 
 def _exo_cameras(index: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

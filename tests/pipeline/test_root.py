@@ -17,7 +17,9 @@ from exo2ego.geometry.camera import rigid_from_quaternion
 from pipeline.simulate import root as root_module
 from pipeline.simulate.film import VideoFile
 from pipeline.simulate.root import SimulatedRoot, SimulationFault, simulate_root
+from pipeline.simulate.scene import CATEGORIES
 from pipeline.simulate.sheet import draw_sheet
+from pipeline.simulate.traits import plan_take, splits_of_fours
 
 SECONDS, FRAMES = 0.2, 6
 SMALL: dict[str, Any] = {"seconds": SECONDS, "height": 28, "samples": 1}
@@ -284,6 +286,33 @@ def test_numbers_that_make_no_video_are_refused_before_anything_is_written(
 ):
     with pytest.raises(SimulationFault, match="No videos"):
         simulate_root(tmp_path / "root", **{"takes": 1, "seed": 0, **SMALL, **wrong})
+    assert not (tmp_path / "root").exists()
+
+
+def test_splits_go_round_and_change_nothing_but_the_split(four: SimulatedRoot, tmp_path: Path):
+    wished = ("val", "test", "test")
+    other = simulate_root(tmp_path / "root", takes=4, seed=9, splits=wished, **SMALL)
+    listed = json.loads((other.root / "annotations/splits.json").read_text())
+    by_uid = listed["take_uid_to_split"]
+    takes = json.loads((other.root / "takes.json").read_text())
+    given = {take["take_name"]: by_uid.get(take["take_uid"]) for take in takes}
+    names = other.take_names
+    assert [given[name] for name in names] == ["val", "test", "test", "val"]
+    assert names == four.take_names
+    assert digests(other.root / "takes") == digests(four.root / "takes")
+
+
+def test_a_round_of_four_takes_shares_its_split():
+    splits = splits_of_fours(["train", "test"])
+    plans = [plan_take(0, index, 60, splits) for index in range(16)]
+    assert [plan.split for plan in plans] == (["train"] * 4 + ["test"] * 4) * 2
+    assert {plan.category for plan in plans if plan.split == "test"} == set(CATEGORIES)
+
+
+@pytest.mark.parametrize("splits", [(), ("train", "tset")])
+def test_splits_that_are_none_are_refused(tmp_path: Path, splits: tuple[str, ...]):
+    with pytest.raises(SimulationFault, match="go through these splits"):
+        simulate_root(tmp_path / "root", takes=1, seed=0, splits=splits, **SMALL)
     assert not (tmp_path / "root").exists()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from exo2ego.evaluation.clip_choice import ClipChoice, chosen_clips
 from exo2ego.evaluation.tables.published import System
-from exo2ego.model.pretrained import TINY
+from exo2ego.model.pretrained import MINI, TINY
 from exo2ego.training.describe import Machine
 from exo2ego.training.experiment import EXPERIMENTS, Experiment
 from exo2ego.training.experiment_file import load_experiment
@@ -45,8 +45,8 @@ class Ways:
 
     @property
     def counted_wan(self) -> str | None:
-        """Whose configuration is counted: that of a folder or of `tiny`, else the 14B's."""
-        return self.wan if self.wan == TINY or Path(self.wan).is_dir() else None
+        """Whose configuration is counted: that of a folder, of `mini` or `tiny`, else the 14B's."""
+        return self.wan if self.wan in (MINI, TINY) or Path(self.wan).is_dir() else None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""How the miniature weights were made: `python -m benchmarks.mini`."""

@@ -1,0 +1,190 @@
+"""The miniature foundation model: Wan's own class, trained as a single-view image-to-video model.
+
+`python -m benchmarks.mini foundation`. It sees one camera's video at a time, ego or exo, with
+Wan's 36 input channels and a few words in place of T5's text: nothing tells it of other views.
+Stopped at any time, it goes on from its last checkpoint.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from einops import rearrange
+from jaxtyping import Float, Float16
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.mini.optimiser import MuonAndAdam, cosine
+from benchmarks.mini.words import TEXT_WIDTH, prompt_tokens
+from exo2ego.model.condition import condition_latents, with_mask
+from exo2ego.model.flow import SigmaSettings, draw_sigmas, noisy_latents, timestep_of
+from exo2ego.model.seeding import initial_weights_from
+from exo2ego.model.vae import LatentCodec
+from exo2ego.model.wan import wan_velocity
+from exo2ego.model.wan_expert import IN_CHANNELS, WanShape
+from stores.atomic import whole_file
+from stores.progress import Track
+from stores.reading import Store
+from stores.schema import LATENT_CHANNELS
+
+SHAPE = WanShape(
+    num_attention_heads=5,
+    attention_head_dim=64,
+    in_channels=IN_CHANNELS,
+    out_channels=LATENT_CHANNELS,
+    text_dim=TEXT_WIDTH,
+    freq_dim=256,
+    ffn_dim=1280,
+    num_layers=7,
+)
+"""Choice: 12 M parameters; heads as wide as half of Wan's."""
+
+
+@dataclass(frozen=True)
+class FoundationTraining:
+    """What decides the weights. Choice, all of it: the paper's Wan is given."""
+
+    seed: int = 0
+    steps: int = 2500
+    warmup: int = 100
+    lr: float = 1e-3
+    last_lr: float = 1e-5
+    videos: int = 32
+    """Of a step."""
+    ego: float = 0.5
+    """Share of ego videos."""
+    no_text: float = 0.2
+    """Share of videos whose words are left out, for guidance and for use without any."""
+    decay: float = 0.998
+    """Of the averaged weights, which are what is kept."""
+    flow: SigmaSettings = field(default_factory=SigmaSettings)
+
+
+class Videos(NamedTuple):
+    """Single-view videos of the training split as latents, and what they are conditioned on."""
+
+    latents: Float16[np.ndarray, "n c t h w"]
+    conditions: Float16[np.ndarray, "n c t h w"]
+    is_ego: np.ndarray
+    categories: tuple[str, ...]
+
+
+def training_videos(store: Store, codec: LatentCodec, kept: Path, track: Track) -> Videos:
+    """The ego video of every training clip, and the exo videos of one clip a take.
+
+    Exo cameras stand still, so that a take's other clips would show the same once more. Conditions
+    are made as `encode-first-frames` makes them; what was made is kept in `kept`.
+    """
+    latents, is_ego, categories = _latents(store)
+    if kept.exists():
+        return Videos(latents, np.load(kept), is_ego, categories)
+    made = np.empty_like(latents)
+    frames = store.recipe.clips.frames
+    for number, video in enumerate(track(latents, total=len(latents), what="first", unit="videos")):
+        first = torch.from_numpy(video[None, :, 0]).float()
+        made[number] = condition_latents(codec, first, frames, "decode")[0].numpy()
+    with whole_file(kept) as file:
+        np.save(file, made)
+    return Videos(latents, made, is_ego, categories)
+
+
+def _latents(store: Store) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    clip_ids = store.select(split="train")
+    firsts = {store.row(clip_id).take_name: clip_id for clip_id in reversed(clip_ids)}
+    ego = rearrange(store.read("ego_latents", clip_ids), "n t c h w -> n c t h w")
+    exo = store.read("exo_latents", list(firsts.values()))
+    of_ego = [store.row(clip_id).category for clip_id in clip_ids]
+    of_exo = [store.row(clip_id).category for clip_id in firsts.values()]
+    videos = rearrange(exo, "n t v c h w -> (n v) c t h w")
+    everything = np.concatenate([ego, videos])
+    is_ego = np.arange(len(everything)) < len(ego)
+    return everything, is_ego, (*of_ego, *(name for name in of_exo for _ in range(exo.shape[2])))
+
+
+def train_foundation(
+    videos: Videos, out: Path, settings: FoundationTraining
+) -> WanTransformer3DModel:
+    """The averaged weights, on the CPU in fp32."""
+    with initial_weights_from(torch.Generator().manual_seed(settings.seed)):
+        wan = WanTransformer3DModel(**SHAPE.model_dump())
+    averages = {name: value.clone() for name, value in wan.state_dict().items()}
+    optimiser = MuonAndAdam(wan, settings.lr, decay=0.01)
+    checkpoint, began, shown = out / "foundation.checkpoint.pt", time.perf_counter(), 0.0
+    first = _resume(checkpoint, wan, optimiser, averages)
+    for step in range(first, settings.steps):
+        loss = _loss(wan, videos, step, settings)
+        loss.backward()
+        rate = cosine(step, settings.steps, settings.warmup, settings.lr, settings.last_lr)
+        optimiser.step(rate)
+        decay = min(settings.decay, (step + 1) / (step + 10))
+        for name, value in wan.state_dict().items():
+            averages[name].lerp_(value, 1 - decay)
+        shown += float(loss)
+        if (step + 1) % 50 == 0:
+            pace = (time.perf_counter() - began) / (step + 1 - first)
+            print(f"{step + 1} loss {shown / 50:.4f} {pace:.2f} s a step", flush=True)
+            shown = 0.0
+        if (step + 1) % 250 == 0:
+            _keep(checkpoint, wan, optimiser, averages, step + 1)
+    wan.load_state_dict(averages)
+    return wan.eval()
+
+
+def _loss(
+    wan: WanTransformer3DModel, videos: Videos, step: int, settings: FoundationTraining
+) -> Tensor:
+    rng = np.random.default_rng([settings.seed, step])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    wants_ego = rng.random(settings.videos) < settings.ego
+    pools = {kind: np.flatnonzero(videos.is_ego == kind) for kind in (True, False)}
+    chosen = [int(rng.choice(pools[bool(kind)])) for kind in wants_ego]
+    silent = rng.random(settings.videos) < settings.no_text
+    words = [
+        "" if none else prompt_of(videos.categories[number], is_ego=bool(videos.is_ego[number]))
+        for number, none in zip(chosen, silent, strict=True)
+    ]
+    latents = torch.from_numpy(videos.latents[chosen]).float()
+    condition = with_mask(torch.from_numpy(videos.conditions[chosen]).float())
+    noise = torch.randn(latents.shape, generator=generator)
+    sigma = draw_sigmas(len(chosen), settings.flow, generator)
+    channels = torch.cat([noisy_latents(latents, noise, sigma), condition], dim=1)
+    made = wan_velocity(wan, channels, timestep_of(sigma), prompt_tokens(words))
+    return functional.mse_loss(made, noise - latents)
+
+
+def prompt_of(category: str, *, is_ego: bool) -> str:
+    """What the model is told of a video."""
+    return f"{'first' if is_ego else 'third'} person view of {category}"
+
+
+def _resume(
+    path: Path,
+    wan: WanTransformer3DModel,
+    optimiser: MuonAndAdam,
+    averages: dict[str, Float[Tensor, "..."]],
+) -> int:
+    """The step to go on with."""
+    if not path.exists():
+        return 0
+    kept = torch.load(path, weights_only=True)
+    wan.load_state_dict(kept["wan"])
+    optimiser.load_state_dict(kept["optimiser"])
+    averages.update(kept["averages"])
+    return kept["step"]
+
+
+def _keep(
+    path: Path,
+    wan: WanTransformer3DModel,
+    optimiser: MuonAndAdam,
+    averages: dict[str, Float[Tensor, "..."]],
+    step: int,
+) -> None:
+    partial = path.with_suffix(".partial")
+    kept = {"wan": wan.state_dict(), "optimiser": optimiser.state_dict()}
+    torch.save(kept | {"averages": averages, "step": step}, partial)
+    partial.replace(path)
