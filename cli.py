@@ -702,7 +702,7 @@ def own_device(device: str) -> str:
 def baseline(
     store: Store,
     method: Annotated[
-        Literal["mean-frame", "exo-view", "frozen-first"],
+        Literal["mean-frame", "exo-view", "frozen-first", "foundation"],
         typer.Option(help="What to show; Align on every frame: `sample` of an align run."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for videos and manifest.")],
@@ -710,8 +710,18 @@ def baseline(
         str | None, typer.Option(help="exo-view: its number, or `best`, an oracle [best].")
     ] = None,
     first_frames: Annotated[
-        str | None, typer.Option(help="frozen-first: which of several, by digest.")
+        str | None, typer.Option(help="frozen-first, foundation: which of several, by digest.")
     ] = None,
+    wan: Annotated[
+        str | None, typer.Option(help="foundation: a folder, a hub id, `mini` or `tiny`.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="foundation: solver steps [40, Table 8].")
+    ] = None,
+    shift: Annotated[
+        float | None, typer.Option(help="foundation: shift of the noise levels [5, Table 8].")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="foundation: of the noise [0].")] = None,
     evaluation_set: SetOption = None,
     split: SplitOption = None,
     clip: ClipIds = None,
@@ -723,7 +733,8 @@ def baseline(
 ) -> None:
     """Make the videos of a baseline of which nothing is trained: they are scored as samples are.
 
-    The mean ego frame of the training split; an exo view; or a first frame, held.
+    The mean ego frame of the training split; an exo view; a first frame, held; or what Wan alone
+    makes of that frame (given an exo view's, it shows Wan's view bias: paper, section 6).
     """
     from exo2ego.evaluation.baselines import baseline_settings, open_baseline
     from exo2ego.evaluation.clip_choice import ClipChoice
@@ -731,7 +742,15 @@ def baseline(
     number = int(view) if view and view.isdigit() else view
     samples = open_baseline(
         opened(store),
-        baseline_settings(method, view=number, first_frames=first_frames),
+        baseline_settings(
+            method,
+            view=number,
+            first_frames=first_frames,
+            wan=wan,
+            steps=steps,
+            shift=shift,
+            seed=seed,
+        ),
         out,
         vae_spec=vae,
         clips=ClipChoice(evaluation_set, split, tuple(clip or ()), limit),

@@ -103,7 +103,7 @@ def check_numbers(given: Given) -> None:
     found = {
         "exo_latents": partly.any(dim=1),
         "condition": ~_finite(given.condition),
-        "pose": torch.zeros_like(partly[:, 0]) if given.pose is None else ~_finite(given.pose),
+        "pose": torch.zeros_like(partly.any(dim=1)) if given.pose is None else ~_finite(given.pose),
     }
     for name, bad in found.items():
         if bad.any():

@@ -1,19 +1,26 @@
 """Baselines: what each shows is what it says, and they are scored like a run's samples."""
 
 from collections.abc import Iterable, Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from safetensors.torch import load_file
 
 from exo2ego.evaluation.baselines import BaselineFault, baseline_settings, open_baseline
 from exo2ego.evaluation.baselines.mean_frame import SUM_FILE
 from exo2ego.evaluation.clip_choice import ClipChoice
 from exo2ego.evaluation.evaluate import evaluate
+from exo2ego.evaluation.film_generator import clip_noise
 from exo2ego.evaluation.manifest import SamplesFault, read_manifest
 from exo2ego.evaluation.metrics import psnr
+from exo2ego.model.condition import ExoFrame
 from exo2ego.model.vae import frames_from_video, load_codec
+from exo2ego.model.wan import load_with_text
+from exo2ego.training.first_frame_sources import OfExoView
+from exo2ego.training.first_frames import encode_first_frames
 from stores.errors import StoreFault
 from stores.progress import Item, silent
 from stores.reading import Store
@@ -145,3 +152,54 @@ def test_folders_of_different_baselines_do_not_mix(store: Store, tmp_path: Path)
     made(store, tmp_path, "exo-view", view=0)
     with pytest.raises(SamplesFault, match="baseline"):
         made(store, tmp_path, "exo-view", view=1)
+
+
+def test_the_foundation_is_wan_given_a_first_frame_and_512_empty_words(
+    store: Store, tmp_path: Path
+):
+    """Against diffusers' transformer and scheduler by hand, with text as long as Wan pads it."""
+    report = encode_first_frames(store, OfExoView(ExoFrame(view=1)), vae_spec="tiny")
+    told = {"wan": "tiny", "first_frames": report.digest, "steps": 3, "seed": 5}
+    out = made(store, tmp_path, "foundation", **told)
+    clip_id = store.select(evaluation_set="test-all")[0]
+    wan, codec = load_with_text("tiny").eval(), load_codec("tiny")
+    stored = store.derived("first_frames", report.digest).read("condition", [clip_id])
+    condition = torch.from_numpy(stored).float().transpose(1, 2)
+    mask = torch.zeros_like(condition[:, :4])
+    mask[:, :, 0] = 1
+    scheduler = UniPCMultistepScheduler(
+        num_train_timesteps=1000, prediction_type="flow_prediction", use_flow_sigmas=True,
+        flow_shift=5.0,
+    )  # fmt: skip
+    scheduler.set_timesteps(3)
+    latents, words = clip_noise(5, clip_id, condition.shape[1:])[None], torch.zeros(1, 512, 32)
+    with torch.no_grad():
+        for timestep in scheduler.timesteps:
+            channels = torch.cat([latents, mask, condition], dim=1)
+            (velocity,) = wan(channels, timestep.float()[None], words, return_dict=False)
+            (latents,) = scheduler.step(velocity, timestep, latents, return_dict=False)
+    by_hand = frames_from_video(codec.decode(latents))[0]
+    assert (frames_of(out, clip_id).int() - by_hand.int()).abs().max() <= 1
+    about = read_manifest(out).settings.baseline
+    assert about is not None and about["source"] == {"name": "exo", "view": 1}
+
+
+def test_another_seed_or_first_frame_makes_another_video(store: Store, tmp_path: Path):
+    frames = {}
+    for view in (0, 1):
+        report = encode_first_frames(store, OfExoView(ExoFrame(view=view)), vae_spec="tiny")
+        for seed in (0, 1):
+            out = tmp_path / f"{view}{seed}"
+            told = {"wan": "tiny", "first_frames": report.digest, "steps": 2, "seed": seed}
+            made(store, out, "foundation", ClipChoice("test-1", limit=1), **told)
+            clip_id = store.select(evaluation_set="test-1")[0]
+            frames[view, seed] = frames_of(out, clip_id)
+    for one, other in combinations(frames.values(), 2):
+        assert not torch.equal(one, other)
+
+
+def test_a_foundation_without_wan_or_first_frames_is_a_fault(store: Store, tmp_path: Path):
+    with pytest.raises(BaselineFault, match="no such baseline"):
+        baseline_settings("foundation")
+    with pytest.raises(StoreFault):
+        made(store, tmp_path, "foundation", wan="tiny", first_frames="0123456789")

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
 from exo2ego.evaluation.baselines.exo_view import ExoView, open_exo_view
+from exo2ego.evaluation.baselines.foundation import Foundation, open_foundation
 from exo2ego.evaluation.baselines.frozen_first import FrozenFirst, open_frozen_first
 from exo2ego.evaluation.baselines.mean_frame import MeanFrame, open_mean_frame
 from exo2ego.evaluation.baselines.source import Baseline, BaselineFault, BaselineSource
@@ -25,17 +26,19 @@ from exo2ego.training.first_frames import store_codec
 from stores.progress import Track, silent
 from stores.reading import Store
 
-BaselineSettings = Annotated[MeanFrame | ExoView | FrozenFirst, Field(discriminator="name")]
+Settings = MeanFrame | ExoView | FrozenFirst | Foundation
+BaselineSettings = Annotated[Settings, Field(discriminator="name")]
 """Settings of any baseline; `name` says which."""
 BASELINES: Mapping[type, Callable[[Any, BaselineSource], Baseline]] = {
     MeanFrame: open_mean_frame,
     ExoView: open_exo_view,
     FrozenFirst: open_frozen_first,
+    Foundation: open_foundation,
 }
 """By the class of its settings."""
 
 
-def baseline_settings(name: str, **told: object) -> MeanFrame | ExoView | FrozenFirst:
+def baseline_settings(name: str, **told: object) -> Settings:
     """The settings of that name with what is told; None tells nothing. Raises BaselineFault."""
     given = {key: value for key, value in told.items() if value is not None}
     try:
@@ -44,7 +47,8 @@ def baseline_settings(name: str, **told: object) -> MeanFrame | ExoView | Frozen
         raise BaselineFault(
             "There is no such baseline.",
             where="--method and its options",
-            expected="mean-frame; exo-view with --view; frozen-first with --first-frames",
+            expected="mean-frame; exo-view with --view; frozen-first with --first-frames; "
+            "foundation with --wan, --first-frames, --steps, --shift and --seed",
             got=f"{name} with {given}: {wrong.errors()[0]['msg']}",
             fix="`exo2ego baseline --help` says which option belongs to which.",
         ) from wrong
@@ -52,7 +56,7 @@ def baseline_settings(name: str, **told: object) -> MeanFrame | ExoView | Frozen
 
 def open_baseline(
     store: Store,
-    settings: MeanFrame | ExoView | FrozenFirst,
+    settings: Settings,
     out: Path,
     *,
     vae_spec: str,
