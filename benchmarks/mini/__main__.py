@@ -1,7 +1,6 @@
 """`python -m benchmarks.mini vae|foundation ...`: makes the miniature weights (docs/mini.md)."""
 
 import argparse
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def make_vae(index: Path, out: Path, steps: int | None) -> None:
     films, settings = write_films(index, out, drawn), VaeTraining()
     if steps:
         settings = replace(settings, steps=steps)
-    vae = train_vae(films, out, settings)
+    vae = train_vae(films, out, settings, drawn)
     write_vae(vae, films, out / "vae", settings.statistics)
     for side in SIDES:
         print(score_vae(out / "vae", films, "val", side), flush=True)
@@ -38,9 +37,7 @@ def make_foundation(store: str, vae: str, out: Path, steps: int | None) -> None:
         settings = replace(settings, steps=steps)
     kept = out / "conditions.npy"
     videos = training_videos(open_store(Path(store)), load_codec(vae), kept, drawn)
-    began = time.perf_counter()
-    wan = train_foundation(videos, out, settings)
-    print(f"{(time.perf_counter() - began) / 60:.1f} minutes of training", flush=True)
+    wan = train_foundation(videos, out, settings, drawn)
     wan.half().save_pretrained(out / LOW_NOISE)
 
 

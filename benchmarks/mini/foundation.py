@@ -5,7 +5,6 @@ Wan's 36 input channels and a few words in place of T5's text: nothing tells it 
 Stopped at any time, it goes on from its last checkpoint.
 """
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -27,10 +26,12 @@ from exo2ego.model.vae import LatentCodec
 from exo2ego.model.wan import wan_velocity
 from exo2ego.model.wan_expert import IN_CHANNELS, WanShape
 from stores.atomic import whole_file
-from stores.progress import Track
+from stores.progress import Track, silent
 from stores.reading import Store
 from stores.schema import LATENT_CHANNELS
 
+TOLD_EVERY, KEPT_EVERY = 50, 250
+"""Steps from one line on stdout, or one checkpoint, to the next."""
 SHAPE = WanShape(
     num_attention_heads=5,
     attention_head_dim=64,
@@ -106,16 +107,17 @@ def _latents(store: Store) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
 
 
 def train_foundation(
-    videos: Videos, out: Path, settings: FoundationTraining
+    videos: Videos, out: Path, settings: FoundationTraining, track: Track = silent
 ) -> WanTransformer3DModel:
     """The averaged weights, on the CPU in fp32."""
     with initial_weights_from(torch.Generator().manual_seed(settings.seed)):
         wan = WanTransformer3DModel(**SHAPE.model_dump())
     averages = {name: value.clone() for name, value in wan.state_dict().items()}
     optimiser = MuonAndAdam(wan, settings.lr, decay=0.01)
-    checkpoint, began, shown = out / "foundation.checkpoint.pt", time.perf_counter(), 0.0
+    checkpoint, shown = out / "foundation.checkpoint.pt", 0.0
     first = _resume(checkpoint, wan, optimiser, averages)
-    for step in range(first, settings.steps):
+    steps = range(first, settings.steps)
+    for step in track(steps, total=len(steps), what="foundation", unit="steps"):
         loss = _loss(wan, videos, step, settings)
         loss.backward()
         rate = cosine(step, settings.steps, settings.warmup, settings.lr, settings.last_lr)
@@ -123,12 +125,11 @@ def train_foundation(
         decay = min(settings.decay, (step + 1) / (step + 10))
         for name, value in wan.state_dict().items():
             averages[name].lerp_(value, 1 - decay)
-        shown += float(loss)
-        if (step + 1) % 50 == 0:
-            pace = (time.perf_counter() - began) / (step + 1 - first)
-            print(f"{step + 1} loss {shown / 50:.4f} {pace:.2f} s a step", flush=True)
+        shown += float(loss.detach())
+        if (step + 1) % TOLD_EVERY == 0:
+            print(f"step {step + 1}: mean loss {shown / TOLD_EVERY:.4f}", flush=True)
             shown = 0.0
-        if (step + 1) % 250 == 0:
+        if (step + 1) % KEPT_EVERY == 0:
             _keep(checkpoint, wan, optimiser, averages, step + 1)
     wan.load_state_dict(averages)
     return wan.eval()

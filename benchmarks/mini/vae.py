@@ -5,7 +5,6 @@ comes out is a folder of diffusers' own layout with weights in half precision, a
 clips of scenes that it has not seen.
 """
 
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,11 @@ from benchmarks.mini.films import Films
 from benchmarks.mini.optimiser import MuonAndAdam, cosine
 from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.vae import video_from_frames
+from stores.progress import Track, silent
 from stores.schema import LATENT_CHANNELS
+
+TOLD_EVERY, KEPT_EVERY = 50, 250
+"""Steps from one line on stdout, or one checkpoint, to the next."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class VaeTraining:
     """Clips over which the latents' mean and deviation are taken."""
 
 
-def train_vae(films: Films, out: Path, settings: VaeTraining) -> AutoencoderKLWan:
+def train_vae(
+    films: Films, out: Path, settings: VaeTraining, track: Track = silent
+) -> AutoencoderKLWan:
     """The trained VAE, with the latents' statistics in its configuration, on the CPU in fp32."""
     with initial_weights_from(torch.Generator().manual_seed(settings.seed)):
         vae = AutoencoderKLWan(base_dim=settings.base_dim, z_dim=LATENT_CHANNELS)
@@ -65,8 +70,8 @@ def train_vae(films: Films, out: Path, settings: VaeTraining) -> AutoencoderKLWa
     checkpoint = out / "vae.checkpoint.pt"
     first = _resume(checkpoint, vae, optimiser)
     train = np.array(films.of_split("train"))
-    began = time.perf_counter()
-    for step in range(first, settings.steps):
+    steps = range(first, settings.steps)
+    for step in track(steps, total=len(steps), what="vae", unit="steps"):
         rng = np.random.default_rng([settings.seed, step])
         video = _batch(films, train, rng, settings)
         torch.manual_seed(int(rng.integers(2**31)))
@@ -74,10 +79,9 @@ def train_vae(films: Films, out: Path, settings: VaeTraining) -> AutoencoderKLWa
         (error + settings.kl * kl).backward()
         rate = cosine(step, settings.steps, settings.warmup, settings.lr, settings.last_lr)
         optimiser.step(rate)
-        if (step + 1) % 50 == 0:
-            pace = (time.perf_counter() - began) / (step + 1 - first)
-            print(f"{step + 1} L1 {error:.4f} KL {kl:.2f} {pace:.2f} s a step", flush=True)
-        if (step + 1) % 250 == 0:
+        if (step + 1) % TOLD_EVERY == 0:
+            print(f"step {step + 1}: error {error:.4f}, divergence {kl:.2f}", flush=True)
+        if (step + 1) % KEPT_EVERY == 0:
             _keep(checkpoint, vae, optimiser, step + 1)
     return vae.eval()
 
