@@ -114,6 +114,10 @@ ProfileSteps = Annotated[
 SampleEvery = Annotated[
     int | None, typer.Option(min=1, help="Steps from one set of sample videos to the next.")
 ]
+BeginWith = Annotated[
+    Path | None,
+    typer.Option(help="Run of the same stage whose weights are those of step 0 [fresh ones]."),
+]
 Wan = Annotated[
     str | None,
     typer.Option(
@@ -421,6 +425,7 @@ def train(
     wan: Wan = None,
     parent: ParentRun = None,
     first_frames: FirstFrames = None,
+    begin_with: BeginWith = None,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
     parallel: Parallel = "ddp",
     profile: ProfileSteps = None,
@@ -456,6 +461,7 @@ def train(
         wan_spec=wan,
         parent=parent,
         first_frames=first_frames,
+        begin_with=begin_with,
         resume=resume,
         allow_other_store=allow_other_store,
         sharing=parallel,

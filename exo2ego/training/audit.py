@@ -139,6 +139,7 @@ def _run_audit(folders: list[Path], store: Store | None, found: _Found) -> RunAu
         differences=differ.differences,
         wan=f"{newest.wan.spec}, fingerprint {newest.wan.fingerprint[:12]}" if newest.wan else None,
         first_frames=newest.first_frames,
+        began_with=newest.began_with,
         checkpoints=[_checkpoint(*pair) for pair in zip(folders, states, strict=True)],
         metrics=(steps[0], steps[-1]) if steps else None,
         starts=starts,

@@ -42,6 +42,8 @@ class RunAudit:
     """What was given as --wan, and its fingerprint."""
     first_frames: str | None
     """Digest of the first frames that it was conditioned on."""
+    began_with: str | None
+    """Digest of the trained weights that it began with; None: fresh ones."""
     checkpoints: list[CheckpointAudit]
     """Oldest first; of a parent, the one that was gone on from."""
     metrics: tuple[int, int] | None
@@ -81,6 +83,7 @@ def _run_lines(run: RunAudit) -> Iterator[str]:
         + (f" but {differ}" if differ else ""),
         "wan": run.wan,
         "first frames": run.first_frames and run.first_frames[:SHORT],
+        "began with": run.began_with and f"weights {run.began_with[:SHORT]}",
         "started": "; ".join(_start_text(start) for start in run.starts) or "not noted",
         "software": _software(newest.software),
         "metrics": f"steps {run.metrics[0]} to {run.metrics[1]}" if run.metrics else "none",

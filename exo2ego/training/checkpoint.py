@@ -77,6 +77,9 @@ class CheckpointState(BaseModel):
     parent: Parent | None = Field(description="the checkpoint it started from")
     wan: WanOrigin | None = Field(description="the pretrained transformer it started from")
     first_frames: str | None = Field(description="digest of Align's predictions it was fed with")
+    began_with: str | None = Field(
+        default=None, description="digest of the trained weights it began with; None: fresh ones"
+    )
     weights_digest: str = Field(default="", description="blake3 of weights.safetensors")
     optimiser_digest: str | None = Field(
         default=None, description="blake3 of optimiser.safetensors; None if older than this field"

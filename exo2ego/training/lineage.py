@@ -26,6 +26,8 @@ class Source:
     wan_spec: str | None
     parent: Path | None
     first_frames: str | None
+    begin_with: Path | None = None
+    """A run of the same stage, or one of its checkpoints, whose weights it begins with."""
 
     def completed(self, folder: Path | None, before: CheckpointState | None) -> "Source":
         """With what is not said taken from the run's checkpoint, then from the parent's."""
@@ -55,12 +57,20 @@ class Trained(BaseModel):
     experiment: dict[str, Any] = Field(description="the whole experiment, defaults included")
     step: int = Field(description="steps done when its weights were taken")
     store_hash: str = Field(description="the store that it was trained on")
+    began_with: str | None = Field(
+        default=None, description="digest of the trained weights it began with; none: fresh ones"
+    )
 
     @classmethod
     def of(cls, checkpoint: Path) -> "Trained":
         """What the checkpoint in a folder says of itself."""
         state = read_state(checkpoint)
-        return cls(experiment=state.experiment, step=state.step, store_hash=state.store_hash)
+        return cls(
+            experiment=state.experiment,
+            step=state.step,
+            store_hash=state.store_hash,
+            began_with=state.began_with,
+        )
 
 
 def lineage(checkpoint: Path) -> Iterator[Path]:
@@ -127,4 +137,5 @@ def _facts(state: CheckpointState) -> dict[str, Any]:
     facts: dict[str, Any] = {"stage": state.stage, "first_frames": state.first_frames}
     facts["parent"] = state.parent.weights_digest[:12] if state.parent else None
     facts["wan"] = state.wan.fingerprint[:12] if state.wan else None
+    facts["began_with"] = state.began_with
     return facts | dict(leaves(state.experiment))

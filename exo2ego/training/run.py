@@ -19,8 +19,10 @@ from exo2ego.training.build import (
     trained_parameters,
 )
 from exo2ego.training.checkpoint import (
+    CheckpointFault,
     CheckpointState,
     checkpoint_folder,
+    find_checkpoint,
     read_optimiser,
     read_state,
     read_weights,
@@ -90,6 +92,7 @@ def open_run(
         check_same_store(
             built.parent, read_state(built.parent), source.store.hash, allow_other_store
         )
+    began_with = _begin(built.model, source, stage)
     called = _ready(built, experiment, place)
     stream, frames = _open_stream(source, stage, experiment, place)
     parameters = trained_parameters(built.model)
@@ -114,8 +117,40 @@ def open_run(
             parent=parent_of(built, checkpoint_folder(out, 0)),
             wan=built.wan,
             first_frames=frames,
+            began_with=began_with,
         ),
     )
+
+
+def _begin(model: nn.Module, source: Source, stage: Stage) -> str | None:
+    """Puts the weights of another run in the place of fresh ones; returns their digest.
+
+    Raises CheckpointFault if they are of another stage, or do not fit.
+    """
+    if source.begin_with is None:
+        return None
+    folder = find_checkpoint(source.begin_with)
+    state = read_state(folder)
+    if state.stage != stage.name:
+        raise CheckpointFault(
+            "A run begins with the weights of its own stage alone.",
+            where=f"--begin-with {source.begin_with}",
+            expected=f"a run of stage {stage.name}",
+            got=f"one of stage {state.stage}",
+            fix="Name another run; poseinj goes on from a multiexocon run with --from.",
+        )
+    weights, wanted = read_weights(folder), trained_parameters(model)
+    if set(weights) != set(wanted):
+        other = sorted(set(weights) ^ set(wanted))
+        raise CheckpointFault(
+            "These weights are of a model that trains something else.",
+            where=f"--begin-with {source.begin_with}, {other[0]}",
+            expected=f"the {len(wanted)} tensors that this experiment trains",
+            got=f"{len(weights)} tensors; {len(other)} are in one of the two alone",
+            fix="Train with the experiment of that run (exo2ego audit RUN shows it).",
+        )
+    put_weights(model, weights, folder)
+    return state.weights_digest
 
 
 def _ready(built: Built, experiment: Experiment, place: Place) -> nn.Module:
@@ -165,6 +200,8 @@ def _open_stream(
 
 def go_on(run: Run, folder: Path, before: CheckpointState, *, allow_other_store: bool) -> None:
     """Puts the run where the checkpoint in `folder` left it."""
+    if run.state.began_with is None:  # who goes on need not say it again
+        run.state = run.state.model_copy(update={"began_with": before.began_with})
     check_same_run(folder, before, run.state, allow_other_store=allow_other_store)
     put_weights(run.model, read_weights(folder), folder)
     run.optimiser.restore(read_optimiser(folder))

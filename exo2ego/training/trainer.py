@@ -68,6 +68,7 @@ def train(
     wan_spec: str | None = None,
     parent: Path | None = None,
     first_frames: str | None = None,
+    begin_with: Path | None = None,
     resume: bool = False,
     allow_other_store: bool = False,
     sharing: Sharing = "ddp",
@@ -77,7 +78,8 @@ def train(
 ) -> TrainReport:
     """Trains `stage` on the store's train split into the folder `out`, up to the last step.
 
-    `first_frames` (a digest's beginning) chooses among several of Align's predictions. With
+    `first_frames` (a digest's beginning) chooses among several of Align's predictions.
+    `begin_with`, a run of the same stage, gives the weights of step 0, and nothing else. With
     `resume` the run goes on from its newest checkpoint (or starts, if there is none yet), and
     its losses and weights are those of a run that was never stopped. Ctrl-C, SIGTERM and SIGUSR1
     end the step, write a checkpoint and return; a second signal kills. Started by torchrun,
@@ -89,7 +91,7 @@ def train(
     """
     began = time.perf_counter()
     check_stage(stage, experiment)
-    source = Source(store, wan_spec, parent, first_frames)
+    source = Source(store, wan_spec, parent, first_frames, begin_with)
     with joined(device) as ranks, _alone_in(out, ranks), stop_request() as stop:
         check_folder(out, resume=resume)
         ranks.wait()  # the first one writes what the others have just looked for

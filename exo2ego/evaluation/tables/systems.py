@@ -71,6 +71,8 @@ def _deviations(trained: Trained, name: str) -> list[str]:
     shipped, own = _shipped(name), _leaves(trained)
     wrong = [key for key in shipped if own.get(key) != shipped[key] and key not in UNTOLD]
     words = [f"{key} = {own.get(key)}, not {shipped[key]}" for key in wrong]
+    if trained.began_with:
+        words.append(f"began with weights {trained.began_with[:12]}")
     if trained.step != own[_STEPS]:
         words.append(f"step {trained.step} of {own[_STEPS]}: not finished")
     return words
