@@ -8,12 +8,11 @@ import torch
 
 from benchmarks.mini.films import write_films
 from benchmarks.mini.foundation import FoundationTraining, train_foundation, training_videos
-from benchmarks.mini.vae import VaeTraining, train_vae
+from benchmarks.mini.vae import VaeTraining, refine_decoder, train_vae
 from benchmarks.mini.vae_file import score_vae, write_vae
 from exo2ego.model.vae import load_codec
 from exo2ego.model.wan_expert import LOW_NOISE
 from stores.progress import drawn
-from stores.zarr_store import open_store
 
 SIDES = (64, 128)
 """At which the VAE is scored."""
@@ -23,20 +22,20 @@ def make_vae(index: Path, out: Path, steps: int | None) -> None:
     """Trains, writes OUT/vae, and prints its scores on the clips of split val."""
     films, settings = write_films(index, out, drawn), VaeTraining()
     if steps:
-        settings = replace(settings, steps=steps)
+        settings = replace(settings, steps=steps, decoder_steps=steps)
     vae = train_vae(films, out, settings, drawn)
+    vae = refine_decoder(vae, films, out, settings, drawn)
     write_vae(vae, films, out / "vae", settings.statistics)
     for side in SIDES:
         print(score_vae(out / "vae", films, "val", side), flush=True)
 
 
-def make_foundation(store: str, vae: str, out: Path, steps: int | None) -> None:
+def make_foundation(index: Path, vae: str, out: Path, steps: int | None) -> None:
     """Trains, and writes OUT/transformer_2 in half precision."""
-    settings = FoundationTraining()
+    films, settings = write_films(index, out, drawn), FoundationTraining()
     if steps:
         settings = replace(settings, steps=steps)
-    kept = out / "conditions.npy"
-    videos = training_videos(open_store(Path(store)), load_codec(vae), kept, drawn)
+    videos = training_videos(films, load_codec(vae), out / "latents.npy", drawn)
     wan = train_foundation(videos, out, settings, drawn)
     wan.half().save_pretrained(out / LOW_NOISE)
 
@@ -46,22 +45,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mini", description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
     vae, foundation = parts.add_parser("vae"), parts.add_parser("foundation")
-    vae.add_argument("index", type=Path, help="clips of a simulated world at 128x128")
-    foundation.add_argument("store", help="its clips at 64x64, encoded with the trained VAE")
-    foundation.add_argument("--vae", required=True, help="its folder, or `mini`")
+    foundation.add_argument("--vae", required=True, help="a trained one's folder, or `mini`")
     for part in (vae, foundation):
+        part.add_argument("index", type=Path, help="clips of a simulated world at 128x128")
         part.add_argument("out", type=Path)
         part.add_argument("--steps", type=int, help="fewer than the shipped weights took")
         part.add_argument(
             "--threads", type=int, default=1, help="results depend on it, in the last bits"
         )
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
     asked.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(asked.threads)
     if asked.part == "vae":
         make_vae(asked.index, asked.out, asked.steps)
     else:
-        make_foundation(asked.store, asked.vae, asked.out, asked.steps)
+        make_foundation(asked.index, asked.vae, asked.out, asked.steps)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class Films:
     """The ego camera first, then the exo views."""
     clip_ids: tuple[str, ...]
     splits: tuple[str, ...]
+    categories: tuple[str, ...]
 
     def of_split(self, split: str) -> list[int]:
         """Numbers of the split's clips."""
@@ -33,7 +34,7 @@ def open_films(folder: Path) -> Films:
     """What `write_films` has written."""
     listed = orjson.loads((folder / LIST).read_bytes())
     frames = np.load(folder / ARRAY, mmap_mode="r")
-    return Films(frames, tuple(listed["clip_ids"]), tuple(listed["splits"]))
+    return Films(frames, *(tuple(listed[name]) for name in ("clip_ids", "splits", "categories")))
 
 
 def write_films(index: Path, folder: Path, track: Track) -> Films:
@@ -56,6 +57,7 @@ def write_films(index: Path, folder: Path, track: Track) -> Films:
         array[request.position, 0 if request.view is None else 1 + request.view] = frames.numpy()
     array.flush()
     about = {"clip_ids": [row.clip_id for row in takes], "splits": [row.split for row in takes]}
+    about["categories"] = [row.category for row in takes]
     with whole_file(folder / LIST) as listed:
         listed.write(orjson.dumps(about))
     return open_films(folder)

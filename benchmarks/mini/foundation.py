@@ -12,22 +12,22 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from einops import rearrange
-from jaxtyping import Float, Float16
+from jaxtyping import Bool, Float, Float16
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.mini.films import Films
 from benchmarks.mini.optimiser import MuonAndAdam, cosine
+from benchmarks.mini.vae import halved
 from benchmarks.mini.words import TEXT_WIDTH, prompt_tokens
 from exo2ego.model.condition import condition_latents, with_mask
 from exo2ego.model.flow import SigmaSettings, draw_sigmas, noisy_latents, timestep_of
 from exo2ego.model.seeding import initial_weights_from
-from exo2ego.model.vae import LatentCodec
+from exo2ego.model.vae import LatentCodec, video_from_frames
 from exo2ego.model.wan import wan_velocity
 from exo2ego.model.wan_expert import IN_CHANNELS, WanShape
 from stores.atomic import whole_file
 from stores.progress import Track, silent
-from stores.reading import Store
 from stores.schema import LATENT_CHANNELS
 
 TOLD_EVERY, KEPT_EVERY = 50, 250
@@ -66,44 +66,39 @@ class FoundationTraining:
 
 
 class Videos(NamedTuple):
-    """Single-view videos of the training split as latents, and what they are conditioned on."""
+    """Single-view videos as latents, and what they are conditioned on."""
 
     latents: Float16[np.ndarray, "n c t h w"]
     conditions: Float16[np.ndarray, "n c t h w"]
-    is_ego: np.ndarray
+    is_ego: Bool[np.ndarray, " n"]
     categories: tuple[str, ...]
 
 
-def training_videos(store: Store, codec: LatentCodec, kept: Path, track: Track) -> Videos:
-    """The ego video of every training clip, and the exo videos of one clip a take.
+def training_videos(films: Films, codec: LatentCodec, kept: Path, track: Track) -> Videos:
+    """Every camera's video of the training clips, of half the films' side.
 
-    Exo cameras stand still, so that a take's other clips would show the same once more. Conditions
-    are made as `encode-first-frames` makes them; what was made is kept in `kept`.
+    Conditions are made as `encode-first-frames` makes them; what was made is kept in `kept`.
     """
-    latents, is_ego, categories = _latents(store)
-    if kept.exists():
-        return Videos(latents, np.load(kept), is_ego, categories)
-    made = np.empty_like(latents)
-    frames = store.recipe.clips.frames
-    for number, video in enumerate(track(latents, total=len(latents), what="first", unit="videos")):
-        first = torch.from_numpy(video[None, :, 0]).float()
-        made[number] = condition_latents(codec, first, frames, "decode")[0].numpy()
-    with whole_file(kept) as file:
-        np.save(file, made)
-    return Videos(latents, made, is_ego, categories)
+    clips, views = films.of_split("train"), films.frames.shape[1]
+    is_ego = np.tile(np.arange(views) == 0, len(clips))
+    categories = tuple(films.categories[clip] for clip in clips for _ in range(views))
+    if not kept.exists():
+        videos = [(clip, view) for clip in clips for view in range(views)]
+        rows = [
+            _encoded(codec, halved(films.frames[clip, view]))
+            for clip, view in track(videos, total=len(videos), what="latents", unit="videos")
+        ]
+        with whole_file(kept) as file:
+            np.save(file, np.stack(rows))
+    latents, conditions = np.load(kept).swapaxes(0, 1)
+    return Videos(latents, conditions, is_ego, categories)
 
 
-def _latents(store: Store) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    clip_ids = store.select(split="train")
-    firsts = {store.row(clip_id).take_name: clip_id for clip_id in reversed(clip_ids)}
-    ego = rearrange(store.read("ego_latents", clip_ids), "n t c h w -> n c t h w")
-    exo = store.read("exo_latents", list(firsts.values()))
-    of_ego = [store.row(clip_id).category for clip_id in clip_ids]
-    of_exo = [store.row(clip_id).category for clip_id in firsts.values()]
-    videos = rearrange(exo, "n t v c h w -> (n v) c t h w")
-    everything = np.concatenate([ego, videos])
-    is_ego = np.arange(len(everything)) < len(ego)
-    return everything, is_ego, (*of_ego, *(name for name in of_exo for _ in range(exo.shape[2])))
+def _encoded(codec: LatentCodec, frames: np.ndarray) -> Float16[np.ndarray, "two c t h w"]:
+    """A video's latents and its condition."""
+    latents = codec.encode(video_from_frames(torch.from_numpy(frames[None])))
+    condition = condition_latents(codec, latents[:, :, 0], len(frames), "decode")
+    return torch.cat([latents, condition]).half().numpy()
 
 
 def train_foundation(

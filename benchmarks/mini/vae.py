@@ -14,7 +14,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanRMS_norm
 from einops import reduce
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.mini.films import Films
@@ -34,7 +34,7 @@ class VaeTraining:
 
     base_dim: int = 16
     seed: int = 0
-    steps: int = 2400
+    steps: int = 5500
     warmup: int = 50
     lr: float = 2e-3
     last_lr: float = 1e-5
@@ -51,6 +51,11 @@ class VaeTraining:
     """Weight of the mean divergence from a normal distribution, beside the mean error."""
     first_log_variance: float = -6.0
     """Of the latents before training: with unit noise on them a decoder learns late."""
+    decoder_steps: int = 1500
+    """After these steps, of the decoder alone: latents stay what they are."""
+    decoder_lr: float = 1e-3
+    decay: float = 0.998
+    """Of the decoder's averaged weights, which are what is kept."""
     statistics: int = 200
     """Clips over which the latents' mean and deviation are taken."""
 
@@ -81,8 +86,44 @@ def train_vae(
         optimiser.step(rate)
         if (step + 1) % TOLD_EVERY == 0:
             print(f"step {step + 1}: error {error:.4f}, divergence {kl:.2f}", flush=True)
-        if (step + 1) % KEPT_EVERY == 0:
+        if (step + 1) % KEPT_EVERY == 0 or step + 1 == settings.steps:
             _keep(checkpoint, vae, optimiser, step + 1)
+    return vae.eval()
+
+
+def refine_decoder(
+    vae: AutoencoderKLWan,
+    films: Films,
+    out: Path,
+    settings: VaeTraining,
+    track: Track = silent,
+) -> AutoencoderKLWan:
+    """The same VAE with a decoder that has gone on alone, on squared errors, which PSNR counts."""
+    halves = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
+    averages = {name: value.clone() for name, value in halves.state_dict().items()}
+    optimiser, train = MuonAndAdam(halves, settings.decoder_lr), films.of_split("train")
+    checkpoint, warmup = out / "decoder.checkpoint.pt", settings.warmup
+    first = _resume(checkpoint, halves, optimiser, averages)
+    steps = range(first, settings.decoder_steps)
+    for step in track(steps, total=len(steps), what="decoder", unit="steps"):
+        rng = np.random.default_rng([settings.seed, settings.steps + step])
+        video = _batch(films, np.array(train), rng, settings)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                (posterior,) = vae.encode(video, return_dict=False)
+            made = _decoded(vae, posterior.mode()).float()
+        error = functional.mse_loss(made, video)
+        error.backward()
+        rate = settings.decoder_lr, settings.last_lr
+        optimiser.step(cosine(step, settings.decoder_steps, warmup, *rate))
+        decay = min(settings.decay, (step + 1) / (step + 10))
+        for name, value in halves.state_dict().items():
+            averages[name].lerp_(value, 1 - decay)
+        if (step + 1) % TOLD_EVERY == 0:
+            print(f"decoder step {step + 1}: squared error {error:.5f}", flush=True)
+        if (step + 1) % KEPT_EVERY == 0:
+            _keep(checkpoint, halves, optimiser, step + 1, averages)
+    halves.load_state_dict(averages)
     return vae.eval()
 
 
@@ -146,18 +187,31 @@ def _decoded(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     return torch.cat(video, dim=2)
 
 
-def _resume(path: Path, vae: AutoencoderKLWan, optimiser: MuonAndAdam) -> int:
+def _resume(
+    path: Path,
+    model: nn.Module,
+    optimiser: MuonAndAdam,
+    averages: dict[str, Tensor] | None = None,
+) -> int:
     """The step to go on with."""
     if not path.exists():
         return 0
     kept = torch.load(path, weights_only=True)
-    vae.load_state_dict(kept["vae"])
+    model.load_state_dict(kept["vae"])
     optimiser.load_state_dict(kept["optimiser"])
+    if averages is not None:
+        averages.update(kept["averages"])
     return kept["step"]
 
 
-def _keep(path: Path, vae: AutoencoderKLWan, optimiser: MuonAndAdam, step: int) -> None:
+def _keep(
+    path: Path,
+    model: nn.Module,
+    optimiser: MuonAndAdam,
+    step: int,
+    averages: dict[str, Tensor] | None = None,
+) -> None:
     partial = path.with_suffix(".partial")
-    kept = {"vae": vae.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-    torch.save(kept, partial)
+    kept = {"vae": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+    torch.save(kept | {"averages": averages or {}}, partial)
     partial.replace(path)

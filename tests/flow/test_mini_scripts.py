@@ -56,7 +56,7 @@ def test_weights_are_made_loaded_and_scored_from_a_simulated_world(
     codec = load_codec(str(work / "vae"))
     store_path = world / "mini.store"
     encode_latents(world / "clips.parquet", store_path, vae_spec=str(work / "vae"))
-    make_foundation(str(store_path), str(work / "vae"), work, steps=2)
+    make_foundation(world / "films.parquet", str(work / "vae"), work, steps=2)
     wan = load_wan(str(work))
     assert 10e6 < sum(parameter.numel() for parameter in wan.parameters()) < 14e6
     stored = open_store(store_path)
