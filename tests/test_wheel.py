@@ -18,6 +18,11 @@ PACKAGE_DATA = {
     "exo2ego/evaluation/report/style.css",
     *(f"exo2ego/evaluation/study/page/{name}" for name in ("sample.html", "study.css", "study.js")),
     "exo2ego/evaluation/tables/published.toml",
+    *(
+        f"exo2ego/weights/mini/{part}/{name}"
+        for part in ("vae", "transformer_2")
+        for name in ("config.json", "diffusion_pytorch_model.safetensors", "README.md")
+    ),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.mini.films import write_films
 from benchmarks.mini.foundation import FoundationTraining, train_foundation, training_videos
-from benchmarks.mini.vae import VaeTraining, refine_decoder, train_vae
+from benchmarks.mini.vae import VaeTraining, train_vae
 from benchmarks.mini.vae_file import score_vae, write_vae
 from exo2ego.model.vae import load_codec
 from exo2ego.model.wan_expert import LOW_NOISE
@@ -22,9 +22,9 @@ def make_vae(index: Path, out: Path, steps: int | None) -> None:
     """Trains, writes OUT/vae, and prints its scores on the clips of split val."""
     films, settings = write_films(index, out, drawn), VaeTraining()
     if steps:
-        settings = replace(settings, steps=steps, decoder_steps=steps)
+        whole, decoder = (replace(one, steps=steps) for one in (settings.whole, settings.decoder))
+        settings = replace(settings, whole=whole, decoder=decoder)
     vae = train_vae(films, out, settings, drawn)
-    vae = refine_decoder(vae, films, out, settings, drawn)
     write_vae(vae, films, out / "vae", settings.statistics)
     for side in SIDES:
         print(score_vae(out / "vae", films, "val", side), flush=True)
@@ -34,7 +34,7 @@ def make_foundation(index: Path, vae: str, out: Path, steps: int | None) -> None
     """Trains, and writes OUT/transformer_2 in half precision."""
     films, settings = write_films(index, out, drawn), FoundationTraining()
     if steps:
-        settings = replace(settings, steps=steps)
+        settings = replace(settings, schedule=replace(settings.schedule, steps=steps))
     videos = training_videos(films, load_codec(vae), out / "latents.npy", drawn)
     wan = train_foundation(videos, out, settings, drawn)
     wan.half().save_pretrained(out / LOW_NOISE)

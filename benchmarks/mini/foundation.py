@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from jaxtyping import Bool, Float, Float16
+from jaxtyping import Bool, Float16
 from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.mini.films import Films
-from benchmarks.mini.optimiser import MuonAndAdam, cosine
+from benchmarks.mini.loop import Schedule, train
 from benchmarks.mini.vae import halved
 from benchmarks.mini.words import TEXT_WIDTH, prompt_tokens
 from exo2ego.model.condition import condition_latents, with_mask
@@ -30,8 +30,6 @@ from stores.atomic import whole_file
 from stores.progress import Track, silent
 from stores.schema import LATENT_CHANNELS
 
-TOLD_EVERY, KEPT_EVERY = 50, 250
-"""Steps from one line on stdout, or one checkpoint, to the next."""
 SHAPE = WanShape(
     num_attention_heads=5,
     attention_head_dim=64,
@@ -45,23 +43,21 @@ SHAPE = WanShape(
 """Choice: 12 M parameters; heads as wide as half of Wan's."""
 
 
+SCHEDULE = Schedule(steps=2500, lr=1e-3, warmup=100, weight_decay=0.01, averaged=0.998)
+
+
 @dataclass(frozen=True)
 class FoundationTraining:
     """What decides the weights. Choice, all of it: the paper's Wan is given."""
 
     seed: int = 0
-    steps: int = 2500
-    warmup: int = 100
-    lr: float = 1e-3
-    last_lr: float = 1e-5
+    schedule: Schedule = SCHEDULE
     videos: int = 32
     """Of a step."""
     ego: float = 0.5
     """Share of ego videos."""
     no_text: float = 0.2
     """Share of videos whose words are left out, for guidance and for use without any."""
-    decay: float = 0.998
-    """Of the averaged weights, which are what is kept."""
     flow: SigmaSettings = field(default_factory=SigmaSettings)
 
 
@@ -107,26 +103,12 @@ def train_foundation(
     """The averaged weights, on the CPU in fp32."""
     with initial_weights_from(torch.Generator().manual_seed(settings.seed)):
         wan = WanTransformer3DModel(**SHAPE.model_dump())
-    averages = {name: value.clone() for name, value in wan.state_dict().items()}
-    optimiser = MuonAndAdam(wan, settings.lr, decay=0.01)
-    checkpoint, shown = out / "foundation.checkpoint.pt", 0.0
-    first = _resume(checkpoint, wan, optimiser, averages)
-    steps = range(first, settings.steps)
-    for step in track(steps, total=len(steps), what="foundation", unit="steps"):
-        loss = _loss(wan, videos, step, settings)
-        loss.backward()
-        rate = cosine(step, settings.steps, settings.warmup, settings.lr, settings.last_lr)
-        optimiser.step(rate)
-        decay = min(settings.decay, (step + 1) / (step + 10))
-        for name, value in wan.state_dict().items():
-            averages[name].lerp_(value, 1 - decay)
-        shown += float(loss.detach())
-        if (step + 1) % TOLD_EVERY == 0:
-            print(f"step {step + 1}: mean loss {shown / TOLD_EVERY:.4f}", flush=True)
-            shown = 0.0
-        if (step + 1) % KEPT_EVERY == 0:
-            _keep(checkpoint, wan, optimiser, averages, step + 1)
-    wan.load_state_dict(averages)
+
+    def loss_of(step: int) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return _loss(wan, videos, step, settings)
+
+    train(wan, loss_of, settings.schedule, out / "foundation.checkpoint.pt", track)
     return wan.eval()
 
 
@@ -155,32 +137,3 @@ def _loss(
 def prompt_of(category: str, *, is_ego: bool) -> str:
     """What the model is told of a video."""
     return f"{'first' if is_ego else 'third'} person view of {category}"
-
-
-def _resume(
-    path: Path,
-    wan: WanTransformer3DModel,
-    optimiser: MuonAndAdam,
-    averages: dict[str, Float[Tensor, "..."]],
-) -> int:
-    """The step to go on with."""
-    if not path.exists():
-        return 0
-    kept = torch.load(path, weights_only=True)
-    wan.load_state_dict(kept["wan"])
-    optimiser.load_state_dict(kept["optimiser"])
-    averages.update(kept["averages"])
-    return kept["step"]
-
-
-def _keep(
-    path: Path,
-    wan: WanTransformer3DModel,
-    optimiser: MuonAndAdam,
-    averages: dict[str, Float[Tensor, "..."]],
-    step: int,
-) -> None:
-    partial = path.with_suffix(".partial")
-    kept = {"wan": wan.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save(kept | {"averages": averages, "step": step}, partial)
-    partial.replace(path)

@@ -4,7 +4,6 @@ On 1,600 single frames of 64x64 Muon brought the VAE to 22.1 dB, where AdamW, at
 learning rates, left it at 14 to 17.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -48,11 +47,3 @@ class MuonAndAdam:
         """Goes on from what `state_dict` gave."""
         self._muon.load_state_dict(state["muon"])
         self._adam.load_state_dict(state["adam"])
-
-
-def cosine(step: int, steps: int, warmup: int, peak: float, last: float) -> float:
-    """Learning rate: linear warm-up to the peak, then half a cosine down to `last` at the end."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return last + (peak - last) * 0.5 * (1 + math.cos(math.pi * done))

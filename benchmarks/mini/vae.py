@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.mini.films import Films
-from benchmarks.mini.optimiser import MuonAndAdam, cosine
+from benchmarks.mini.loop import Schedule, train
 from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.vae import video_from_frames
 from stores.progress import Track, silent
 from stores.schema import LATENT_CHANNELS
 
-TOLD_EVERY, KEPT_EVERY = 50, 250
-"""Steps from one line on stdout, or one checkpoint, to the next."""
+WHOLE = Schedule(steps=5500, lr=2e-3)
+DECODER = Schedule(steps=1500, lr=1e-3, averaged=0.998)
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,9 @@ class VaeTraining:
 
     base_dim: int = 16
     seed: int = 0
-    steps: int = 5500
-    warmup: int = 50
-    lr: float = 2e-3
-    last_lr: float = 1e-5
+    whole: Schedule = WHOLE
+    decoder: Schedule = DECODER
+    """After `whole`, of the decoder alone: latents stay what they are."""
     frames: int = 20
     """Of a step, in as many videos as that makes."""
     lengths: tuple[int, ...] = (1, 5, 5, 9)
@@ -51,11 +50,6 @@ class VaeTraining:
     """Weight of the mean divergence from a normal distribution, beside the mean error."""
     first_log_variance: float = -6.0
     """Of the latents before training: with unit noise on them a decoder learns late."""
-    decoder_steps: int = 1500
-    """After these steps, of the decoder alone: latents stay what they are."""
-    decoder_lr: float = 1e-3
-    decay: float = 0.998
-    """Of the decoder's averaged weights, which are what is kept."""
     statistics: int = 200
     """Clips over which the latents' mean and deviation are taken."""
 
@@ -63,77 +57,36 @@ class VaeTraining:
 def train_vae(
     films: Films, out: Path, settings: VaeTraining, track: Track = silent
 ) -> AutoencoderKLWan:
-    """The trained VAE, with the latents' statistics in its configuration, on the CPU in fp32."""
+    """The trained VAE on the CPU in fp32: on absolute errors, then the decoder on squared ones."""
     with initial_weights_from(torch.Generator().manual_seed(settings.seed)):
         vae = AutoencoderKLWan(base_dim=settings.base_dim, z_dim=LATENT_CHANNELS)
     with torch.no_grad():
         vae.quant_conv.get_parameter("bias")[LATENT_CHANNELS:] = settings.first_log_variance
-    vae.train()
     for norm in (module for module in vae.modules() if isinstance(module, WanRMS_norm)):
         norm.forward = partial(_quick_norm, norm)
-    optimiser = MuonAndAdam(vae, settings.lr)
-    checkpoint = out / "vae.checkpoint.pt"
-    first = _resume(checkpoint, vae, optimiser)
-    train = np.array(films.of_split("train"))
-    steps = range(first, settings.steps)
-    for step in track(steps, total=len(steps), what="vae", unit="steps"):
-        rng = np.random.default_rng([settings.seed, step])
-        video = _batch(films, train, rng, settings)
-        torch.manual_seed(int(rng.integers(2**31)))
-        error, kl = _losses(vae, video)
-        (error + settings.kl * kl).backward()
-        rate = cosine(step, settings.steps, settings.warmup, settings.lr, settings.last_lr)
-        optimiser.step(rate)
-        if (step + 1) % TOLD_EVERY == 0:
-            print(f"step {step + 1}: error {error:.4f}, divergence {kl:.2f}", flush=True)
-        if (step + 1) % KEPT_EVERY == 0 or step + 1 == settings.steps:
-            _keep(checkpoint, vae, optimiser, step + 1)
-    return vae.eval()
+    videos = partial(_batch, films, np.array(films.of_split("train")), settings)
 
+    def of_whole(step: int) -> Tensor:
+        return _whole_loss(vae, videos(step), settings.kl)
 
-def refine_decoder(
-    vae: AutoencoderKLWan,
-    films: Films,
-    out: Path,
-    settings: VaeTraining,
-    track: Track = silent,
-) -> AutoencoderKLWan:
-    """The same VAE with a decoder that has gone on alone, on squared errors, which PSNR counts."""
-    halves = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
-    averages = {name: value.clone() for name, value in halves.state_dict().items()}
-    optimiser, train = MuonAndAdam(halves, settings.decoder_lr), films.of_split("train")
-    checkpoint, warmup = out / "decoder.checkpoint.pt", settings.warmup
-    first = _resume(checkpoint, halves, optimiser, averages)
-    steps = range(first, settings.decoder_steps)
-    for step in track(steps, total=len(steps), what="decoder", unit="steps"):
-        rng = np.random.default_rng([settings.seed, settings.steps + step])
-        video = _batch(films, np.array(train), rng, settings)
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                (posterior,) = vae.encode(video, return_dict=False)
-            made = _decoded(vae, posterior.mode()).float()
-        error = functional.mse_loss(made, video)
-        error.backward()
-        rate = settings.decoder_lr, settings.last_lr
-        optimiser.step(cosine(step, settings.decoder_steps, warmup, *rate))
-        decay = min(settings.decay, (step + 1) / (step + 10))
-        for name, value in halves.state_dict().items():
-            averages[name].lerp_(value, 1 - decay)
-        if (step + 1) % TOLD_EVERY == 0:
-            print(f"decoder step {step + 1}: squared error {error:.5f}", flush=True)
-        if (step + 1) % KEPT_EVERY == 0:
-            _keep(checkpoint, halves, optimiser, step + 1, averages)
-    halves.load_state_dict(averages)
+    def of_decoder(step: int) -> Tensor:
+        return _decoder_loss(vae, videos(settings.whole.steps + step))
+
+    train(vae, of_whole, settings.whole, out / "vae.checkpoint.pt", track)
+    decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
+    train(decoder, of_decoder, settings.decoder, out / "decoder.checkpoint.pt", track)
     return vae.eval()
 
 
 def _batch(
-    films: Films, train: np.ndarray, rng: np.random.Generator, settings: VaeTraining
+    films: Films, clips: np.ndarray, settings: VaeTraining, step: int
 ) -> Float[Tensor, "b 3 T H W"]:
-    """Videos in [-1, 1]: whole or cut, mirrored or not."""
+    """A step's videos in [-1, 1]: whole or cut, mirrored or not; seeds what the step draws."""
+    rng = np.random.default_rng([settings.seed, step])
     length = int(rng.choice(settings.lengths))
-    chosen = rng.choice(train, settings.frames // length)
+    chosen = rng.choice(clips, settings.frames // length)
     videos = [_one_video(films, int(clip), length, rng, settings) for clip in chosen]
+    torch.manual_seed(int(rng.integers(2**31)))
     return video_from_frames(torch.from_numpy(np.stack(videos)))
 
 
@@ -166,14 +119,23 @@ def _quick_norm(norm: WanRMS_norm, x: Tensor) -> Tensor:
     return x * (size * norm.scale).to(x.dtype) * norm.gamma + norm.bias
 
 
-def _losses(vae: AutoencoderKLWan, video: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean absolute error of the video, and mean divergence of its latents; bf16 arithmetic."""
+def _whole_loss(vae: AutoencoderKLWan, video: Tensor, kl: float) -> Tensor:
+    """Mean absolute error of the video, and the divergence of its latents; bf16 arithmetic."""
     with torch.autocast("cpu", torch.bfloat16):
         (posterior,) = vae.encode(video, return_dict=False)
         made = _decoded(vae, posterior.sample())
     mean, log_variance = posterior.mean.float(), posterior.logvar.float()
-    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-    return functional.l1_loss(made.float(), video), kl
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    return functional.l1_loss(made.float(), video) + kl * divergence
+
+
+def _decoder_loss(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+    """Mean squared error, which PSNR counts; the encoder is only asked."""
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            (posterior,) = vae.encode(video, return_dict=False)
+        made = _decoded(vae, posterior.mode())
+    return functional.mse_loss(made.float(), video)
 
 
 def _decoded(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
@@ -185,33 +147,3 @@ def _decoded(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
         video.append(vae.decoder(frame, **cache))
     vae.clear_cache()
     return torch.cat(video, dim=2)
-
-
-def _resume(
-    path: Path,
-    model: nn.Module,
-    optimiser: MuonAndAdam,
-    averages: dict[str, Tensor] | None = None,
-) -> int:
-    """The step to go on with."""
-    if not path.exists():
-        return 0
-    kept = torch.load(path, weights_only=True)
-    model.load_state_dict(kept["vae"])
-    optimiser.load_state_dict(kept["optimiser"])
-    if averages is not None:
-        averages.update(kept["averages"])
-    return kept["step"]
-
-
-def _keep(
-    path: Path,
-    model: nn.Module,
-    optimiser: MuonAndAdam,
-    step: int,
-    averages: dict[str, Tensor] | None = None,
-) -> None:
-    partial = path.with_suffix(".partial")
-    kept = {"vae": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-    torch.save(kept | {"averages": averages or {}}, partial)
-    partial.replace(path)

@@ -15,6 +15,7 @@ from torch import nn
 from benchmarks.mini.__main__ import make_foundation, make_vae
 from benchmarks.mini.films import write_films
 from benchmarks.mini.foundation import prompt_of
+from benchmarks.mini.loop import Schedule
 from benchmarks.mini.optimiser import MuonAndAdam
 from benchmarks.mini.vae import VaeTraining, halved, train_vae
 from benchmarks.mini.words import MOST_WORDS, prompt_tokens
@@ -78,16 +79,17 @@ def test_films_are_the_central_clips_and_are_written_once(world: Path, tmp_path:
 def test_training_that_was_stopped_goes_on_as_if_it_had_not(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("benchmarks.mini.vae.KEPT_EVERY", 2)
+    monkeypatch.setattr("benchmarks.mini.loop.KEPT_EVERY", 2)
     films = write_films(world / "films.parquet", tmp_path, silent)
-    small = VaeTraining(steps=4, frames=1, lengths=(1,), side=32)
+    whole, decoder = Schedule(4, lr=1e-3), Schedule(3, lr=1e-3, averaged=0.5)
+    small = VaeTraining(frames=1, lengths=(1,), side=32, whole=whole, decoder=decoder)
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
-    whole = train_vae(films, tmp_path / "whole", small)
+    at_once = train_vae(films, tmp_path / "whole", small)
     with pytest.raises(KeyboardInterrupt):
         train_vae(films, tmp_path / "parts", small, stops_at_the_fourth)
     rest = train_vae(films, tmp_path / "parts", small)
-    for name, value in whole.state_dict().items():
+    for name, value in at_once.state_dict().items():
         assert torch.equal(value, rest.state_dict()[name]), name
 
 
