@@ -43,6 +43,8 @@ SHAPE = WanShape(
 """Choice: 12 M parameters; heads as wide as half of Wan's."""
 
 
+EXO_VIDEOS = 2
+"""Of a clip: exo cameras take turns. They stand still, and most of what they see does, too."""
 SCHEDULE = Schedule(steps=2500, lr=1e-3, warmup=100, weight_decay=0.01, averaged=0.998)
 
 
@@ -71,23 +73,24 @@ class Videos(NamedTuple):
 
 
 def training_videos(films: Films, codec: LatentCodec, kept: Path, track: Track) -> Videos:
-    """Every camera's video of the training clips, of half the films' side.
+    """Of every training clip the ego video and those of some exo cameras, of half the films' side.
 
     Conditions are made as `encode-first-frames` makes them; what was made is kept in `kept`.
     """
-    clips, views = films.of_split("train"), films.frames.shape[1]
-    is_ego = np.tile(np.arange(views) == 0, len(clips))
-    categories = tuple(films.categories[clip] for clip in clips for _ in range(views))
+    cameras = films.frames.shape[1] - 1
+    videos = [
+        (clip, view)
+        for number, clip in enumerate(films.of_split("train"))
+        for view in (0, *(1 + (number + turn) % cameras for turn in range(EXO_VIDEOS)))
+    ]
     if not kept.exists():
-        videos = [(clip, view) for clip in clips for view in range(views)]
-        rows = [
-            _encoded(codec, halved(films.frames[clip, view]))
-            for clip, view in track(videos, total=len(videos), what="latents", unit="videos")
-        ]
+        tracked = track(videos, total=len(videos), what="latents", unit="videos")
+        rows = [_encoded(codec, halved(films.frames[clip, view])) for clip, view in tracked]
         with whole_file(kept) as file:
             np.save(file, np.stack(rows))
     latents, conditions = np.load(kept).swapaxes(0, 1)
-    return Videos(latents, conditions, is_ego, categories)
+    is_ego = np.array([view == 0 for _, view in videos])
+    return Videos(latents, conditions, is_ego, tuple(films.categories[clip] for clip, _ in videos))
 
 
 def _encoded(codec: LatentCodec, frames: np.ndarray) -> Float16[np.ndarray, "two c t h w"]:
