@@ -49,7 +49,7 @@ class VaeTraining:
     kl: float = 3e-5
     """Weight of the mean divergence from a normal distribution, beside the mean error."""
     first_log_variance: float = -6.0
-    """Of the latents before training: with unit noise on them a decoder learns late."""
+    """Of the latents before training: little noise, so that the decoder sees what it decodes."""
     statistics: int = 200
     """Clips over which the latents' mean and deviation are taken."""
 
