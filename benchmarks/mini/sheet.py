@@ -9,10 +9,11 @@ from PIL import Image
 
 from benchmarks.mini.films import Films
 from exo2ego.model.vae import frames_from_video, load_codec, video_from_frames
+from pipeline.simulate.sheet import COLOURS
 
 
 def draw_vae_sheet(vae: str, films: Films, path: Path, clips: int = 4) -> None:
-    """A PNG: first and last frames of held-out clips, an ego and an exo view, true above made."""
+    """A PNG: first and last frames of held-out clips, an ego and an exo view, true above made, in two rows."""
     codec, chosen = load_codec(vae), films.of_split("val")
     columns = []
     for clip in chosen[:: max(1, len(chosen) // clips)][:clips]:
@@ -22,4 +23,6 @@ def draw_vae_sheet(vae: str, films: Films, path: Path, clips: int = 4) -> None:
             for shown in (0, -1):
                 pair = torch.stack([frames_from_video(one)[0, shown] for one in (video, made)])
                 columns.append(rearrange(pair, "two H W rgb -> (two H) W rgb").numpy())
-    Image.fromarray(np.concatenate(columns, axis=1)).save(path)
+    sheet = rearrange(np.stack(columns), "(rows n) H W rgb -> (rows H) (n W) rgb", rows=2)
+    picture = Image.fromarray(sheet).quantize(COLOURS, dither=Image.Dither.NONE)
+    picture.save(path, optimize=True)
