@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.mini.films import write_films
 from benchmarks.mini.foundation import FoundationTraining, train_foundation, training_videos
+from benchmarks.mini.sheet import draw_vae_sheet
 from benchmarks.mini.vae import VaeTraining, train_vae
 from benchmarks.mini.vae_file import score_vae, write_vae
 from exo2ego.model.vae import load_codec
@@ -19,7 +20,7 @@ SIDES = (64, 128)
 
 
 def make_vae(index: Path, out: Path, steps: int | None) -> None:
-    """Trains, writes OUT/vae, and prints its scores on the clips of split val."""
+    """Trains, writes OUT/vae, prints its scores on split val, and draws OUT/vae.png."""
     films, settings = write_films(index, out, drawn), VaeTraining()
     if steps:
         whole, decoder = (replace(one, steps=steps) for one in (settings.whole, settings.decoder))
@@ -28,6 +29,7 @@ def make_vae(index: Path, out: Path, steps: int | None) -> None:
     write_vae(vae, films, out / "vae", settings.statistics)
     for side in SIDES:
         print(score_vae(out / "vae", films, "val", side), flush=True)
+    draw_vae_sheet(str(out / "vae"), films, out / "vae.png")
 
 
 def make_foundation(index: Path, vae: str, out: Path, steps: int | None) -> None:

@@ -26,6 +26,7 @@ from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.vae import LatentCodec, video_from_frames
 from exo2ego.model.wan import wan_velocity
 from exo2ego.model.wan_expert import IN_CHANNELS, WanShape
+from exo2ego.training.build import train_in_fp32
 from stores.atomic import whole_file
 from stores.progress import Track, silent
 from stores.schema import LATENT_CHANNELS
@@ -106,6 +107,8 @@ def train_foundation(
     """The averaged weights, on the CPU in fp32."""
     with initial_weights_from(torch.Generator().manual_seed(settings.seed)):
         wan = WanTransformer3DModel(**SHAPE.model_dump())
+
+    train_in_fp32(wan)
 
     def loss_of(step: int) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):

@@ -50,7 +50,7 @@ def train(
     optimiser = MuonAndAdam(model, schedule.lr, decay=schedule.weight_decay)
     averages = {name: value.clone() for name, value in model.state_dict().items()}
     first, losses = _resume(checkpoint, model, optimiser, averages), list[float]()
-    steps, what = range(first, schedule.steps), checkpoint.stem
+    steps, what = range(first, schedule.steps), checkpoint.name.split(".")[0]
     for step in track(steps, total=len(steps), what=what, unit="steps"):
         loss = loss_of(step)
         loss.backward()

@@ -13,7 +13,10 @@ from pipeline.simulate.sheet import COLOURS
 
 
 def draw_vae_sheet(vae: str, films: Films, path: Path, clips: int = 4) -> None:
-    """A PNG: first and last frames of held-out clips, an ego and an exo view, true above made, in two rows."""
+    """A PNG of two rows: frames of held-out clips, and below each what the VAE makes of it.
+
+    Of each clip the first and last frame of the ego view and of the first exo view.
+    """
     codec, chosen = load_codec(vae), films.of_split("val")
     columns = []
     for clip in chosen[:: max(1, len(chosen) // clips)][:clips]:

@@ -40,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "root", takes=TAKES, seconds=SECONDS, seed=1, height=96, samples=1, splits=SPLITS
     )
     for name, side in (("films", 128), ("clips", 64)):
-        recipe = ClipRecipe(frames=9, stride=1, hw=(side, side), window_step=3)
+        recipe = ClipRecipe(frames=9, stride=1, hw=(side, side), window_step=12)
         ingest(folder / "root", folder / f"{name}.parquet", recipe=recipe)
     return folder
 
