@@ -122,10 +122,8 @@ def describe(
     times = experiment.batch.accumulation // machine.gpus
     flops = (passes.forward_flops + passes.backward_flops + passes.again_flops) * times
     memory = _memory(experiment, model, trained, machine)
-    on_host = (
-        isinstance(experiment, DiffusionExperiment) and experiment.memory.activations == "host"
-    )
-    memory["activations_gb"] = 0.0 if on_host else passes.saved_bytes / GB
+    waits = experiment.activations_on_host
+    memory["activations_gb"] = 0.0 if waits else passes.saved_bytes / GB
     total = sum(memory.values())
     tokens = clip.latent().frames * clip.latent().token_hw[0] * clip.latent().token_hw[1]
     return Description(
@@ -198,11 +196,6 @@ def _spare(experiment: Experiment, model: nn.Module) -> list[nn.Module]:
     spare_training_memory(wan, experiment.memory)
     wan.disable_gradient_checkpointing()  # it knows no meta tensors: `count_pass` reckons it
     return list(wan.blocks) if experiment.memory.checkpointing else []
-
-
-def _on_host(experiment: Experiment) -> bool:
-    """Whether activations wait in the host's memory."""
-    return isinstance(experiment, DiffusionExperiment) and experiment.memory.activations == "host"
 
 
 def _count(

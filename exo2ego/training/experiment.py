@@ -134,6 +134,11 @@ class Experiment(Settings):
     batch: BatchSettings = Field(description="clips a step")
 
     @property
+    def activations_on_host(self) -> bool:
+        """Whether activations wait in the host's memory for the backward pass."""
+        return False
+
+    @property
     def digest(self) -> str:
         """blake3 of the canonical JSON of all values, defaults included."""
         plain = self.model_dump(mode="json")
@@ -174,6 +179,11 @@ class DiffusionExperiment(Experiment):
     memory: TrainingMemory = Field(
         default=TrainingMemory(), description="what is kept in full. Choice: the paper had room"
     )
+
+    @property
+    def activations_on_host(self) -> bool:
+        """Whether activations wait in the host's memory for the backward pass."""
+        return self.memory.activations == "host"
 
     @property
     def pose_reads(self) -> str | None:

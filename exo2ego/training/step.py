@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.distributed.tensor import DTensor
 
-from exo2ego.training.experiment import DiffusionExperiment
 from exo2ego.training.losses import StepMetrics
 from exo2ego.training.nan_guard import SkippedStep, note_skipped, too_many
 from exo2ego.training.optimiser import learning_rate
@@ -84,8 +83,7 @@ def _add_gradients(run: Run, step: int, batch: ClipBatch, clips: int) -> tuple[f
 
 def _kept_for_backward(run: Run) -> AbstractContextManager[object]:
     """Where a forward pass leaves what its backward pass needs."""
-    experiment = run.experiment
-    if isinstance(experiment, DiffusionExperiment) and experiment.memory.activations == "host":
+    if run.experiment.activations_on_host:
         return save_on_cpu(pin_memory=torch.device(run.place.device).type == "cuda")
     return nullcontext()
 

@@ -21,6 +21,7 @@ from exo2ego.model.sampling import Velocity, sample
 from exo2ego.model.wan import load_with_text, wan_dtype, wan_velocity
 from exo2ego.training.build import wan_fingerprint
 from exo2ego.training.first_frames import FIRST_FRAMES
+from stores.derived import Derived
 
 
 class Foundation(BaseModel):
@@ -92,11 +93,12 @@ def open_foundation(settings: Foundation, source: BaselineSource) -> Baseline:
     about = settings.model_dump(exclude={"first_frames", "wan"})
     about |= {"wan": wan_fingerprint(wan), "dtype": str(wan_dtype(wan)).removeprefix("torch.")}
     about |= {"source": stored.provenance["source"]}
-    return Baseline(about, lambda: _film(wan, settings, source), first_frames=stored.digest)
+    return Baseline(about, lambda: _film(wan, settings, source, stored), first_frames=stored.digest)
 
 
-def _film(wan: WanTransformer3DModel, settings: Foundation, source: BaselineSource) -> Film:
-    stored = source.store.derived(FIRST_FRAMES, settings.first_frames)
+def _film(
+    wan: WanTransformer3DModel, settings: Foundation, source: BaselineSource, stored: Derived
+) -> Film:
     generator = WordlessWan(wan, known=stored.provenance["source"] != NoFrame().model_dump())
     sampler = SamplerSettings(steps=settings.steps, shift=settings.shift, guidance=1)
 

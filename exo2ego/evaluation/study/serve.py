@@ -11,7 +11,6 @@ from exo2ego.evaluation.study.ballots import Ballots
 from exo2ego.evaluation.study.booth import Booth, make_app
 from exo2ego.evaluation.study.folder import BALLOTS, StudyFault, read_study, read_videos
 
-HOST, PORT = "127.0.0.1", 8765
 MOST_CONNECTIONS = 2000
 """At once; more are told to come back."""
 BACKLOG = 1024
