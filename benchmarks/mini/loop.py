@@ -1,7 +1,7 @@
 """The loop of the miniature trainings: one model, one loss; stopped at any time, it goes on."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.mini.optimiser import MuonAndAdam
+from exo2ego.training.build import put_weights
+from exo2ego.training.ema import Ema
+from stores.atomic import whole_file
 from stores.progress import Track
 
 TOLD_EVERY, KEPT_EVERY = 50, 250
@@ -48,40 +51,31 @@ def train(
     with the weights of one that was not.
     """
     optimiser = MuonAndAdam(model, schedule.lr, decay=schedule.weight_decay)
-    averages = {name: value.clone() for name, value in model.state_dict().items()}
-    first, losses = _resume(checkpoint, model, optimiser, averages), list[float]()
+    ema = Ema(dict(model.named_parameters()), schedule.averaged)
+    first, losses = _resume(checkpoint, model, optimiser, ema), list[float]()
     steps, what = range(first, schedule.steps), checkpoint.name.split(".")[0]
     for step in track(steps, total=len(steps), what=what, unit="steps"):
         loss = loss_of(step)
         loss.backward()
         optimiser.step(schedule.rate(step))
-        stays = min(schedule.averaged, (step + 1) / (step + 10))
-        for name, value in model.state_dict().items():
-            averages[name].lerp_(value, 1 - stays)
+        ema.update(step)
         losses.append(float(loss.detach()))
         if len(losses) == TOLD_EVERY:
             print(f"{what} step {step + 1}: mean loss {sum(losses) / TOLD_EVERY:.4f}", flush=True)
             losses.clear()
         if (step + 1) % KEPT_EVERY == 0 or step + 1 == schedule.steps:
-            kept = {"model": model.state_dict(), "averages": averages, "step": step + 1}
-            _write(checkpoint, kept | {"optimiser": optimiser.state_dict()})
-    model.load_state_dict(averages)
+            kept = {"model": model.state_dict(), "averages": ema.average, "step": step + 1}
+            with whole_file(checkpoint) as file:
+                torch.save(kept | {"optimiser": optimiser.state_dict()}, file)
+    put_weights(model, ema.average, checkpoint)
 
 
-def _resume(
-    path: Path, model: nn.Module, optimiser: MuonAndAdam, averages: dict[str, Tensor]
-) -> int:
+def _resume(path: Path, model: nn.Module, optimiser: MuonAndAdam, ema: Ema) -> int:
     """The step to go on with."""
     if not path.exists():
         return 0
     kept = torch.load(path, weights_only=True)
     model.load_state_dict(kept["model"])
     optimiser.load_state_dict(kept["optimiser"])
-    averages.update(kept["averages"])
+    ema.restore(kept["averages"])
     return kept["step"]
-
-
-def _write(path: Path, kept: Mapping[str, object]) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(kept, partial)
-    partial.replace(path)
