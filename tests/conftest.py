@@ -18,6 +18,7 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import make_server
 
 from stores.place import RemotePath
+from stores.progress import Item, Track
 
 # Two threads on tiny tensors wait for each other; and results must not depend on their number.
 torch.set_num_threads(1)
@@ -34,6 +35,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in lacking.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def stops_after() -> Callable[[int], Track]:
+    """Makes a track that lets so many items through, and then is interrupted as by Ctrl-C."""
+
+    def make(count: int) -> Track:
+        def track(items: Iterable[Item], /, *, total: int, what: str, unit: str) -> Iterator[Item]:
+            for number, item in enumerate(items):
+                if number == count:
+                    raise KeyboardInterrupt
+                yield item
+
+        return track
+
+    return make
 
 
 @dataclass(frozen=True)

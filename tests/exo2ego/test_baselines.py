@@ -1,6 +1,6 @@
 """Baselines: what each shows is what it says, and they are scored like a run's samples."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from exo2ego.model.wan import load_with_text
 from exo2ego.training.first_frame_sources import OfExoView
 from exo2ego.training.first_frames import encode_first_frames
 from stores.errors import StoreFault
-from stores.progress import Item, silent
+from stores.progress import Item, Track, silent
 from stores.reading import Store
 
 ALL_TEST = ClipChoice("test-all")
@@ -57,18 +57,13 @@ def test_the_mean_frame_is_the_mean_of_all_training_frames(store: Store, tmp_pat
 
 
 def test_the_sum_of_training_frames_goes_on_after_an_interruption(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    tmp_path: Path,
+    stops_after: Callable[[int], Track],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("exo2ego.evaluation.baselines.mean_frame._KEPT_EVERY", 2)
     seen = []
-
-    def stop_at_the_fourth(
-        items: Iterable[Item], /, *, total: int, what: str, unit: str
-    ) -> Iterator[Item]:
-        for number, item in enumerate(items):
-            if number == 3:
-                raise KeyboardInterrupt
-            yield item
 
     def count(items: Iterable[Item], /, *, total: int, what: str, unit: str) -> Iterator[Item]:
         seen.append((what, total))
@@ -76,7 +71,7 @@ def test_the_sum_of_training_frames_goes_on_after_an_interruption(
 
     settings, how = baseline_settings("mean-frame"), {"vae_spec": "tiny", "clips": ALL_TEST}
     with pytest.raises(KeyboardInterrupt):
-        open_baseline(store, settings, tmp_path, track=stop_at_the_fourth, **how).fill(silent)
+        open_baseline(store, settings, tmp_path, track=stops_after(3), **how).fill(silent)
     assert int(load_file(tmp_path / SUM_FILE)["clips"]) == 2
     open_baseline(store, settings, tmp_path, track=count, **how).fill(silent)
     assert seen == [("mean frame", 3)]

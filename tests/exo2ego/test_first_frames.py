@@ -1,7 +1,7 @@
 """Cached first frames of every source: what they are, that they resume, what they refuse."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ from exo2ego.training.first_frames import (
 )
 from exo2ego.training.stages import load_model
 from stores.errors import StoreFault
-from stores.progress import Item
+from stores.progress import Track
 from stores.reading import Store
 from stores.zarr_store import open_store
 
@@ -57,18 +57,13 @@ def test_every_clip_gets_aligns_prediction_and_the_condition_made_of_it(
 
 
 def test_an_interrupted_call_goes_on_and_ends_the_same(
-    own_store: Store, framed_store: Store, align_run: Path
+    own_store: Store,
+    framed_store: Store,
+    align_run: Path,
+    stops_after: Callable[[int], Track],
 ):
-    def stop_after_six(
-        items: Iterable[Item], /, *, total: int, what: str, unit: str
-    ) -> Iterator[Item]:
-        for number, item in enumerate(items):
-            if number == 6:
-                raise KeyboardInterrupt
-            yield item
-
     with pytest.raises(KeyboardInterrupt):
-        encode_first_frames(own_store, Predicted(align_run), vae_spec="tiny", track=stop_after_six)
+        encode_first_frames(own_store, Predicted(align_run), vae_spec="tiny", track=stops_after(6))
     report = encode_first_frames(own_store, Predicted(align_run), vae_spec="tiny")
     assert (report.clips, report.clips_new) == (9, 5)  # one whole shard of four was done
     again = encode_first_frames(own_store, Predicted(align_run), vae_spec="tiny")

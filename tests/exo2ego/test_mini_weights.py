@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from benchmarks.mini.films import write_films
 from exo2ego.evaluation.metrics import psnr
 from exo2ego.model.pretrained import given_path
 from exo2ego.model.vae import LatentCodec, frames_from_video, load_codec, video_from_frames
-from pipeline.clip_frames import FrameRequest, decode_clips
 from pipeline.ingest import ingest
 from pipeline.simulate.root import simulate_root
-from stores.index import read_index
+from stores.progress import silent
 from stores.recipe import ClipRecipe
 
 MOST_MEGABYTES = 40
@@ -24,18 +24,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
     simulate_root(folder / "root", takes=1, seconds=1.4, seed=404, height=128, samples=2)
     recipe = ClipRecipe(frames=9, stride=4, hw=(SIDE, SIDE), window_step=12)
     ingest(folder / "root", folder / "clips.parquet", recipe=recipe)
-    row = read_index(folder / "clips.parquet").rows[0]
-    views = [None, *range(len(row.present))]
-    cameras = [row.ego, *row.present]
-    requests = [
-        FrameRequest(number, view, camera, row.frames)
-        for number, (view, camera) in enumerate(zip(views, cameras, strict=True))
-    ]
-    found = {}
-    for request, frames in decode_clips(folder / "root", recipe, requests):
-        assert isinstance(frames, torch.Tensor)
-        found[request.position] = frames
-    return video_from_frames(torch.stack([found[number] for number in range(len(found))]))
+    films = write_films(folder / "clips.parquet", folder, silent)
+    return video_from_frames(torch.from_numpy(films.frames[0].copy()))
 
 
 @pytest.fixture(scope="module")

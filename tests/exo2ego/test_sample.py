@@ -1,7 +1,7 @@
 """Sampling: reproducible clip by clip, resumable, and only with what the generator was fed."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from exo2ego.training.first_frames import encode_first_frames
 from exo2ego.training.trainer import train
 from stores.errors import StoreFault
 from stores.index import ClipRow
-from stores.progress import Item
+from stores.progress import Track
 from stores.reading import Store
 from stores.schema import ARRAYS
 from stores.version import StoreRecipe
@@ -98,19 +98,15 @@ def test_seed_and_clip_change_the_noise(
 
 
 def test_an_interrupted_call_keeps_what_is_done(
-    samples: Path, framed_store: Store, runs: dict[str, Path], tmp_path: Path
+    samples: Path,
+    framed_store: Store,
+    runs: dict[str, Path],
+    stops_after: Callable[[int], Track],
+    tmp_path: Path,
 ):
-    def stop_after_one(
-        items: Iterable[Item], /, *, total: int, what: str, unit: str
-    ) -> Iterator[Item]:
-        for number, item in enumerate(items):
-            if number == 1:
-                raise KeyboardInterrupt
-            yield item
-
     arguments = {"vae_spec": "tiny", "sampler": QUICK}
     with pytest.raises(KeyboardInterrupt):
-        sample(framed_store, runs["poseinj"], tmp_path, track=stop_after_one, **arguments)
+        sample(framed_store, runs["poseinj"], tmp_path, track=stops_after(1), **arguments)
     kept = (tmp_path / f"{TEST_1[0]}.safetensors").stat().st_mtime_ns
     report = sample(framed_store, runs["poseinj"], tmp_path, **arguments)
     assert (report.clips, report.clips_new) == (3, 2)

@@ -4,7 +4,7 @@ At a scale at which nothing is learned: what the weights are worth is in docs/mi
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from exo2ego.model.wan import load_wan
 from pipeline.encode import encode_latents
 from pipeline.ingest import ingest
 from pipeline.simulate.root import simulate_root
-from stores.progress import Item, silent
+from stores.progress import Track, silent
 from stores.recipe import ClipRecipe
 from stores.zarr_store import open_store
 
@@ -77,7 +77,10 @@ def test_films_are_the_central_clips_and_are_written_once(world: Path, tmp_path:
 
 
 def test_training_that_was_stopped_goes_on_as_if_it_had_not(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path,
+    tmp_path: Path,
+    stops_after: Callable[[int], Track],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("benchmarks.mini.loop.KEPT_EVERY", 2)
     films = write_films(world / "films.parquet", tmp_path, silent)
@@ -87,19 +90,10 @@ def test_training_that_was_stopped_goes_on_as_if_it_had_not(
         (tmp_path / name).mkdir()
     at_once = train_vae(films, tmp_path / "whole", small)
     with pytest.raises(KeyboardInterrupt):
-        train_vae(films, tmp_path / "parts", small, stops_at_the_fourth)
+        train_vae(films, tmp_path / "parts", small, stops_after(3))
     rest = train_vae(films, tmp_path / "parts", small)
     for name, value in at_once.state_dict().items():
         assert torch.equal(value, rest.state_dict()[name]), name
-
-
-def stops_at_the_fourth(
-    items: Iterable[Item], /, *, total: int, what: str, unit: str
-) -> Iterator[Item]:
-    for number, item in enumerate(items):
-        if number == 3:
-            raise KeyboardInterrupt
-        yield item
 
 
 def test_muon_steps_a_kernel_as_the_matrix_that_it_is():

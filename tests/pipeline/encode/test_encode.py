@@ -1,7 +1,7 @@
 """Claims about encode-latents: what it writes, and that neither kills nor workers change it."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from pipeline.encode_plan import Wish
 from pipeline.video import Resampler, iterate_frames
 from stores.errors import StoreFault
 from stores.index import CameraRow, ClipRow
-from stores.progress import Item
+from stores.progress import Track
 from stores.stream import ClipStream
 from stores.verify import verify_store
 from stores.version import list_versions
@@ -132,16 +132,10 @@ def test_clips_added_later_make_a_child_with_the_hash_of_all_at_once(
 
 
 def test_an_encode_that_stops_midway_goes_on_and_ends_the_same(
-    takes: Any, whole: EncodeReport
+    takes: Any, whole: EncodeReport, stops_after: Callable[[int], Track]
 ) -> None:
-    def stop(items: Iterable[Item], /, *, total: int, what: str, unit: str) -> Iterator[Item]:
-        for done, item in enumerate(items):
-            if done == 4:
-                raise KeyboardInterrupt
-            yield item
-
     with pytest.raises(KeyboardInterrupt):
-        takes.encode("stopped", track=stop, workers=1)
+        takes.encode("stopped", track=stops_after(4), workers=1)
     files = {path: path.stat().st_mtime_ns for path in takes.files("stopped")}
     with pytest.raises(StoreFault, match="no clips yet"):
         open_store(takes.folder / "stopped")
