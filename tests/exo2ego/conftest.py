@@ -1,7 +1,7 @@
 """A small store, made by the real writer, and the runs of all stages that were trained on it."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,15 +140,25 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def store_path(make_store: Callable[..., Path], clip_rows: list[ClipRow]) -> Path:
-    """A store of nine clips, of which nobody changes anything."""
-    return make_store(clip_rows)
+def store_path(make_store: Callable[..., Path], clip_rows: list[ClipRow]) -> Iterator[Path]:
+    """A store of nine clips, of which nobody changes anything (see `own_store`)."""
+    path = make_store(clip_rows)
+    before = sorted(path.rglob("*"))
+    yield path
+    assert sorted(path.rglob("*")) == before, "a test wrote to the store that all tests share"
 
 
 @pytest.fixture(scope="session")
 def store(store_path: Path) -> Store:
     """The same, open."""
     return open_store(store_path, derive=CLIP_CAMERAS)
+
+
+@pytest.fixture
+def own_store(store_path: Path, tmp_path: Path) -> Store:
+    """A copy of the small store, to be written to."""
+    shutil.copytree(store_path, tmp_path / "own.store")
+    return open_store(tmp_path / "own.store", derive=CLIP_CAMERAS)
 
 
 @pytest.fixture(scope="session")

@@ -150,15 +150,15 @@ def test_folders_of_different_baselines_do_not_mix(store: Store, tmp_path: Path)
 
 
 def test_the_foundation_is_wan_given_a_first_frame_and_512_empty_words(
-    store: Store, tmp_path: Path
+    own_store: Store, tmp_path: Path
 ):
     """Against diffusers' transformer and scheduler by hand, with text as long as Wan pads it."""
-    report = encode_first_frames(store, OfExoView(ExoFrame(view=1)), vae_spec="tiny")
+    report = encode_first_frames(own_store, OfExoView(ExoFrame(view=1)), vae_spec="tiny")
     told = {"wan": "tiny", "first_frames": report.digest, "steps": 3, "seed": 5}
-    out = made(store, tmp_path, "foundation", **told)
-    clip_id = store.select(evaluation_set="test-all")[0]
+    out = made(own_store, tmp_path, "foundation", **told)
+    clip_id = own_store.select(evaluation_set="test-all")[0]
     wan, codec = load_with_text("tiny").eval(), load_codec("tiny")
-    stored = store.derived("first_frames", report.digest).read("condition", [clip_id])
+    stored = own_store.derived("first_frames", report.digest).read("condition", [clip_id])
     condition = torch.from_numpy(stored).float().transpose(1, 2)
     mask = torch.zeros_like(condition[:, :4])
     mask[:, :, 0] = 1
@@ -179,15 +179,15 @@ def test_the_foundation_is_wan_given_a_first_frame_and_512_empty_words(
     assert about is not None and about["source"] == {"name": "exo", "view": 1}
 
 
-def test_another_seed_or_first_frame_makes_another_video(store: Store, tmp_path: Path):
+def test_another_seed_or_first_frame_makes_another_video(own_store: Store, tmp_path: Path):
     frames = {}
     for view in (0, 1):
-        report = encode_first_frames(store, OfExoView(ExoFrame(view=view)), vae_spec="tiny")
+        report = encode_first_frames(own_store, OfExoView(ExoFrame(view=view)), vae_spec="tiny")
         for seed in (0, 1):
             out = tmp_path / f"{view}{seed}"
             told = {"wan": "tiny", "first_frames": report.digest, "steps": 2, "seed": seed}
-            made(store, out, "foundation", ClipChoice("test-1", limit=1), **told)
-            clip_id = store.select(evaluation_set="test-1")[0]
+            made(own_store, out, "foundation", ClipChoice("test-1", limit=1), **told)
+            clip_id = own_store.select(evaluation_set="test-1")[0]
             frames[view, seed] = frames_of(out, clip_id)
     for one, other in combinations(frames.values(), 2):
         assert not torch.equal(one, other)

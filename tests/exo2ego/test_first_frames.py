@@ -1,6 +1,5 @@
 """Cached first frames of every source: what they are, that they resume, what they refuse."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,13 +30,6 @@ from stores.errors import StoreFault
 from stores.progress import Track
 from stores.reading import Store
 from stores.zarr_store import open_store
-
-
-@pytest.fixture
-def own_store(store_path: Path, tmp_path: Path) -> Store:
-    """A copy of the small store, to be written to."""
-    shutil.copytree(store_path, tmp_path / "own.store")
-    return open_store(tmp_path / "own.store")
 
 
 def test_every_clip_gets_aligns_prediction_and_the_condition_made_of_it(
