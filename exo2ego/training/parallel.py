@@ -1,7 +1,8 @@
 """Several processes that train one model, as torchrun starts them: by DDP or by FSDP2."""
 
+import gc
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -102,8 +103,9 @@ def ranks_of_environment() -> Ranks:
 def joined(device: str) -> Iterator[Ranks]:
     """This process among the others: NCCL between GPUs, gloo between CPUs.
 
-    What `share` made must be gone by the end: if DDP outlives its group, gloo's threads and Python
-    wait for each other for ever (seen in torch 2.13, in one of about three runs).
+    What `share` made must be gone by the end, after `stop_sharing`, and with it the group's
+    threads: gloo's and Python may else wait for each other for ever, or abort as Python ends (seen
+    in torch 2.13: DDP in about one run of three, FSDP2 in two of some hundred).
     """
     ranks = ranks_of_environment()
     if ranks.world_size == 1:
@@ -120,6 +122,7 @@ def joined(device: str) -> Iterator[Ranks]:
             raise
         raise lost_rank(ranks, "the last one in the run's folder") from cause
     finally:
+        gc.collect()  # modules that are shared lie in circles
         dist.destroy_process_group()
 
 
@@ -143,6 +146,17 @@ def _in_parts(model: nn.Module) -> nn.Module:
 
 SHARINGS: Mapping[Sharing, Callable[[nn.Module], nn.Module]] = {"ddp": _whole, "fsdp": _in_parts}
 """How each form of sharing makes the module that is called."""
+
+
+def stop_sharing(parameters: Iterable[nn.Parameter]) -> None:
+    """Lets FSDP2's parameters forget the group of processes, which ends with its last owner.
+
+    torch keeps their mesh in caches of its own for as long as Python runs, and the mesh the group.
+    """
+    for parameter in parameters:
+        if isinstance(parameter, DTensor):
+            # a private name: tests/exo2ego/test_parallel.py sees to it that no thread is left
+            getattr(parameter.device_mesh, "_pg_registry", {}).clear()
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:

@@ -43,6 +43,7 @@ from exo2ego.training.parallel import (
     blocks_of,
     held,
     share,
+    stop_sharing,
     whole_tensors,
 )
 from exo2ego.training.stages import STAGES, Stage
@@ -80,6 +81,7 @@ class Run:
         """Ends the stream, and the sharing among processes (see `joined`)."""
         self.stream.close()
         self.called = self.model
+        stop_sharing(self.parameters.values())
 
 
 def open_run(

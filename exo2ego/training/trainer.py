@@ -103,8 +103,9 @@ def train(
                 _cut_back(run)
             ranks.wait()
             _run_steps(run, stop, watch, track)
+        del run  # what it shares must be gone when the processes part (see `joined`)
         ranks.wait()
-        return _report(run, first, stop, watch.notes, time.perf_counter() - began)
+        return _report(out, experiment, first, stop, watch.notes, time.perf_counter() - began)
 
 
 def _alone_in(out: Path, ranks: Ranks) -> AbstractContextManager[None]:
@@ -207,21 +208,26 @@ def _lost(run: Run, done: int, position: dict[str, Any]) -> RankFault:
 
 
 def _report(
-    run: Run, first: int, stop: StopRequest, notes: list[str], seconds: float
+    out: Path,
+    experiment: Experiment,
+    first: int,
+    stop: StopRequest,
+    notes: list[str],
+    seconds: float,
 ) -> TrainReport:
-    lines = read_metrics(run.out)
+    lines = read_metrics(out)
     done = lines[-1].step
-    finished = done == run.experiment.optimiser.steps
-    clips = (done - first) * run.experiment.batch.global_batch
+    finished = done == experiment.optimiser.steps
+    clips = (done - first) * experiment.batch.global_batch
     return TrainReport(
-        stage=run.stage.name,
+        stage=experiment.stage,
         steps=done,
         finished=finished,
         stopped_by=stop.by.name if stop.by and not finished else None,
         final_loss=lines[-1].loss,
         steps_skipped=sum(line.is_skipped for line in lines),
-        losses=run.out / METRICS,
-        checkpoint=checkpoints(run.out)[-1],
+        losses=out / METRICS,
+        checkpoint=checkpoints(out)[-1],
         seconds=seconds,
         clips_per_second=clips / seconds,
         notes=notes,

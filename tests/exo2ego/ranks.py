@@ -31,6 +31,7 @@ def main() -> None:
                 os.kill(os.getpid(), number)
             yield item
 
+    before = thread_names()
     try:
         report = train(
             task["stage"],
@@ -46,8 +47,14 @@ def main() -> None:
     except UserFault as fault:
         print(fault, file=sys.stderr)
         sys.exit(2)
+    print("threads", *sorted(thread_names() - before), file=sys.stderr)
     print("graphs", torch._dynamo.utils.counters["stats"]["unique_graphs"], file=sys.stderr)
     sys.exit(exit_code(report.stopped_by))
+
+
+def thread_names() -> set[str]:
+    """What this process's threads are called, native ones included."""
+    return {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
 
 
 def make_nan(stage: str, clip_id: str) -> None:

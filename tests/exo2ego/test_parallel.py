@@ -139,6 +139,8 @@ def test_two_processes_have_the_losses_of_one(
 ):
     ended = start(stage, tmp_path, 2, sharing=sharing)
     assert ended.codes == [0, 0], ended.errors
+    for said in ended.errors:  # one that is left may abort the process as Python ends
+        assert not re.search("^threads .*gloo", said, re.M), said
     assert losses(tmp_path) == pytest.approx(losses(alone(stage)), rel=1e-5)
     norms = [[line.grad_norm for line in read_metrics(run)] for run in (tmp_path, alone(stage))]
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
