@@ -1,4 +1,4 @@
-"""`python -m benchmarks.mini vae|foundation ...`: makes the miniature weights (docs/mini.md)."""
+"""`python -m benchmarks.mini vae|foundation|adapter`: makes the small weights (docs/mini.md)."""
 
 import argparse
 from dataclasses import replace
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.mini.adapters import write_adapter
 from benchmarks.mini.films import write_films
 from benchmarks.mini.foundation import FoundationTraining, train_foundation, training_videos
-from benchmarks.mini.sheet import draw_vae_sheet
+from benchmarks.mini.sheet import draw_foundation_sheet, draw_vae_sheet
 from benchmarks.mini.vae import VaeTraining, train_vae
 from benchmarks.mini.vae_file import score_vae, write_vae
 from exo2ego.model.vae import load_codec
@@ -33,13 +34,14 @@ def make_vae(index: Path, out: Path, steps: int | None) -> None:
 
 
 def make_foundation(index: Path, vae: str, out: Path, steps: int | None) -> None:
-    """Trains, and writes OUT/transformer_2 in half precision."""
+    """Trains, writes OUT/transformer_2 in half precision, and draws OUT/foundation.png."""
     films, settings = write_films(index, out, drawn), FoundationTraining()
     if steps:
         settings = replace(settings, schedule=replace(settings.schedule, steps=steps))
     videos = training_videos(films, load_codec(vae), out / "latents.npy", drawn)
     wan = train_foundation(videos, out, settings, drawn)
     wan.half().save_pretrained(out / LOW_NOISE)
+    draw_foundation_sheet(str(out), vae, films, out / "foundation.png", settings.sampler)
 
 
 def main() -> None:
@@ -55,7 +57,14 @@ def main() -> None:
         part.add_argument(
             "--threads", type=int, default=1, help="results depend on it, in the last bits"
         )
+    adapter = parts.add_parser("adapter")
+    adapter.add_argument("run", type=Path, help="a trained stage's")
+    adapter.add_argument("out", type=Path)
+    adapter.add_argument("--parent", type=Path, help="the adapter that it went on from")
     asked = parser.parse_args()
+    if asked.part == "adapter":
+        print(write_adapter(asked.run, asked.out, asked.parent))
+        return
     asked.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(asked.threads)
     if asked.part == "vae":

@@ -9,7 +9,7 @@ from exo2ego.training.experiment_file import experiment_names, load_experiment
 from exo2ego.training.stages import STAGES
 
 PAGE = Path(__file__).parents[2] / "docs" / "systems.md"
-SHIPPED = [name for name in experiment_names() if not name.startswith("demo")]
+SHIPPED = [name for name in experiment_names() if not name.startswith(("demo", "mini"))]
 
 
 def told() -> dict[str, list[str]]:
