@@ -20,7 +20,7 @@ PACKAGE_DATA = {
     "exo2ego/evaluation/tables/published.toml",
     *(
         f"exo2ego/weights/mini/{part}/{name}"
-        for part in ("vae",)
+        for part in ("vae", "transformer_2")
         for name in ("config.json", "diffusion_pytorch_model.safetensors", "README.md")
     ),
 }

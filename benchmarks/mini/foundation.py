@@ -52,7 +52,7 @@ SHAPE = WanShape(
 
 EXO_VIDEOS = 2
 """Of a clip: exo cameras take turns. They stand still, and most of what they see does, too."""
-SCHEDULE = Schedule(steps=2500, lr=1e-3, warmup=100, weight_decay=0.01, averaged=0.998)
+SCHEDULE = Schedule(steps=1500, lr=1e-3, warmup=100, weight_decay=0.01, averaged=0.998)
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,26 @@ import pytest
 import torch
 
 from benchmarks.mini.films import write_films
+from exo2ego.evaluation.baselines.foundation import WordlessWan
 from exo2ego.evaluation.metrics import psnr
+from exo2ego.evaluation.view_bias import pixel_distance, view_bias
+from exo2ego.model.condition import condition_latents
+from exo2ego.model.flow import SamplerSettings, noisy_latents
+from exo2ego.model.given import Given
 from exo2ego.model.pretrained import given_path
+from exo2ego.model.sampling import sample
 from exo2ego.model.vae import LatentCodec, frames_from_video, load_codec, video_from_frames
+from exo2ego.model.wan import load_with_text
+from exo2ego.training.describe import describe
+from exo2ego.training.experiment_file import experiment_names, load_experiment
 from pipeline.ingest import ingest
 from pipeline.simulate.root import simulate_root
 from stores.progress import silent
 from stores.recipe import ClipRecipe
+from stores.schema import ClipShape
 
 MOST_MEGABYTES = 40
-PARTS = ("vae",)
+PARTS = ("vae", "transformer_2")
 SIDE = 64
 
 
@@ -57,3 +67,59 @@ def test_latents_are_normalised(codec: LatentCodec, videos: torch.Tensor):
     latents = torch.cat([codec.encode(video[None]) for video in videos])
     assert abs(float(latents.mean())) < 0.25
     assert float(latents.std()) == pytest.approx(1.0, abs=0.25)
+
+
+@pytest.fixture(scope="module")
+def wan() -> WordlessWan:
+    return WordlessWan(load_with_text("mini").eval(), known=True)
+
+
+@pytest.fixture(scope="module")
+def latents(codec: LatentCodec, videos: torch.Tensor) -> torch.Tensor:
+    """Of the five cameras, ego first: "v c t h w"."""
+    return codec.encode(videos)
+
+
+def given_firsts(codec: LatentCodec, firsts: torch.Tensor, frames: int) -> Given:
+    """What a single-view generator is given of first frames "n c h w"."""
+    condition = condition_latents(codec, firsts, frames, "decode")
+    return Given(condition, condition[:, None][:, :0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sigma", [0.5, 0.8, 0.95])
+def test_the_foundation_knows_what_its_videos_look_like(
+    wan: WordlessWan, codec: LatentCodec, latents: torch.Tensor, videos: torch.Tensor, sigma: float
+):
+    """Well below the least error of a linear guess that takes latents for independent."""
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+    levels = torch.full((len(latents),), sigma)
+    given = given_firsts(codec, latents[:, :, 0], videos.shape[2])
+    made = wan(noisy_latents(latents, noise, levels), levels, given)
+    error = float((made - (noise - latents)).square().mean())
+    variance = float(latents.var())
+    linear = variance / (sigma**2 + (1 - sigma) ** 2 * variance)
+    assert error < 0.5 * linear
+
+
+def test_it_goes_on_from_a_first_frame_and_stays_with_its_camera(
+    wan: WordlessWan, codec: LatentCodec, latents: torch.Tensor, videos: torch.Tensor
+):
+    """The paper's section 6: asked to go on from an exo frame, it films what that camera sees."""
+    given = given_firsts(codec, latents[:, :, 0], videos.shape[2])
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
+    made = sample(wan, given, noise, SamplerSettings(steps=20, guidance=1))
+    ego, *exos = frames_from_video(codec.decode(made))
+    truth, *theirs = frames_from_video(videos)
+    own = torch.stack([frames[0] for frames in theirs])
+    for frames, view in zip(exos, theirs, strict=True):
+        bias = view_bias(frames[0], truth[0], own, pixel_distance)
+        assert bias is not None and bias > 0.3
+        assert float(psnr(frames, view).mean()) > 20
+    assert float(psnr(ego[:1], truth[:1]).mean()) > 20
+
+
+@pytest.mark.parametrize("name", [name for name in experiment_names() if name.startswith("mini-")])
+def test_experiments_of_the_miniature_world_fit_its_foundation(name: str):
+    about = describe(load_experiment(name), clip=ClipShape(4, 9, (SIDE, SIDE)), wan_spec="mini")
+    assert 0 < about.trained < 12e6 and about.fits
