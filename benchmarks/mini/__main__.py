@@ -41,7 +41,7 @@ def make_foundation(index: Path, vae: str, out: Path, steps: int | None) -> None
     videos = training_videos(films, load_codec(vae), out / "latents.npy", drawn)
     wan = train_foundation(videos, out, settings, drawn)
     wan.half().save_pretrained(out / LOW_NOISE)
-    draw_foundation_sheet(str(out), vae, films, out / "foundation.png", settings.sampler)
+    draw_foundation_sheet(str(out), vae, films, out / "foundation.png")
 
 
 def main() -> None:

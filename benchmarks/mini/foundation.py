@@ -21,13 +21,7 @@ from benchmarks.mini.loop import Schedule, train
 from benchmarks.mini.vae import halved
 from benchmarks.mini.words import TEXT_WIDTH, prompt_tokens
 from exo2ego.model.condition import condition_latents, with_mask
-from exo2ego.model.flow import (
-    SamplerSettings,
-    SigmaSettings,
-    draw_sigmas,
-    noisy_latents,
-    timestep_of,
-)
+from exo2ego.model.flow import SigmaSettings, draw_sigmas, noisy_latents, timestep_of
 from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.vae import LatentCodec, video_from_frames
 from exo2ego.model.wan import wan_velocity
@@ -68,8 +62,6 @@ class FoundationTraining:
     no_text: float = 0.2
     """Share of videos whose words are left out, for guidance and for use without any."""
     flow: SigmaSettings = field(default_factory=SigmaSettings)
-    sampler: SamplerSettings = field(default_factory=lambda: SamplerSettings(guidance=1))
-    """Of the picture that is drawn in the end."""
 
 
 class Videos(NamedTuple):

@@ -5,16 +5,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from benchmarks.mini.films import Films
 from benchmarks.mini.vae import halved
-from exo2ego.evaluation.baselines.foundation import WordlessWan
+from exo2ego.evaluation.baselines.foundation import WordlessWan, without_views
 from exo2ego.model.condition import condition_latents
 from exo2ego.model.flow import SamplerSettings
-from exo2ego.model.given import Given
 from exo2ego.model.sampling import sample
 from exo2ego.model.vae import LatentCodec, frames_from_video, load_codec, video_from_frames
 from exo2ego.model.wan import load_with_text
@@ -37,9 +36,7 @@ def draw_vae_sheet(vae: str, films: Films, path: Path, clips: int = 4) -> None:
     _save(rearrange(np.stack(columns), "(rows n) H W rgb -> (rows H) (n W) rgb", rows=2), path)
 
 
-def draw_foundation_sheet(
-    wan: str, vae: str, films: Films, path: Path, sampler: SamplerSettings, clips: int = 4
-) -> None:
+def draw_foundation_sheet(wan: str, vae: str, films: Films, path: Path, clips: int = 4) -> None:
     """A PNG of two rows: first, middle and last frames of held-out videos, and what is generated.
 
     The foundation model goes on from the first frame of the ego view, and of the first exo view.
@@ -47,27 +44,26 @@ def draw_foundation_sheet(
     codec, generator = load_codec(vae), WordlessWan(load_with_text(wan).eval(), known=True)
     chosen = _some_held_out(films, clips)
     frames = np.stack([halved(films.frames[clip, view]) for clip in chosen for view in (0, 1)])
-    made = _gone_on(generator, codec, torch.from_numpy(frames), sampler)
+    video = video_from_frames(torch.from_numpy(frames))
+    made = gone_on(generator, codec, video, SamplerSettings(guidance=1))
     shown = [0, frames.shape[1] // 2, -1]
     both = np.stack([frames[:, shown], made[:, shown].numpy()])
     _save(rearrange(both, "two n t H W rgb -> (two H) (n t W) rgb"), path)
 
 
 @torch.no_grad()
-def _gone_on(
+def gone_on(
     generator: WordlessWan,
     codec: LatentCodec,
-    frames: UInt8[Tensor, "n T H W 3"],
+    videos: Float[Tensor, "n rgb T H W"],
     sampler: SamplerSettings,
 ) -> UInt8[Tensor, "n T H W 3"]:
-    """Videos that begin with the first frames of these."""
-    latents = codec.encode(video_from_frames(frames))
-    condition = condition_latents(codec, latents[:, :, 0], frames.shape[1], "decode")
+    """Frames of generated videos that begin with the first frames of these."""
+    latents = codec.encode(videos)
+    condition = condition_latents(codec, latents[:, :, 0], videos.shape[2], "decode")
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    views = rearrange(latents, "n c t h w -> n 1 c t h w")[:, :0]
-    return frames_from_video(
-        codec.decode(sample(generator, Given(condition, views), noise, sampler))
-    )
+    made = sample(generator, without_views(condition), noise, sampler)
+    return frames_from_video(codec.decode(made))
 
 
 def _some_held_out(films: Films, clips: int) -> list[int]:

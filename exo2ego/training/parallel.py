@@ -105,7 +105,7 @@ def joined(device: str) -> Iterator[Ranks]:
 
     What `share` made must be gone by the end, after `stop_sharing`, and with it the group's
     threads: gloo's and Python may else wait for each other for ever, or abort as Python ends (seen
-    in torch 2.13: DDP in about one run of three, FSDP2 in two of some hundred).
+    in torch 2.13: DDP in about one run of three, FSDP2 twice in one run of the tests).
     """
     ranks = ranks_of_environment()
     if ranks.world_size == 1:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +55,11 @@ def main() -> None:
 
 def thread_names() -> set[str]:
     """What this process's threads are called, native ones included."""
-    return {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+    names = set()
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # it has ended since it was listed
+            names.add(path.read_text().strip())
+    return names
 
 
 def make_nan(stage: str, clip_id: str) -> None:

@@ -97,9 +97,7 @@ def test_moments_in_8_bit_are_counted_with_their_scales(described: dict[str, Des
     assert in_fp32.optimiser_gb == pytest.approx(8 * about.trained / 1e9)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in experiment_names() if not n.startswith(("demo", "mini"))]
-)
+@pytest.mark.parametrize("name", OF_THE_PAPER)
 def test_every_experiment_is_described_of_a_configuration_alone(name: str, tmp_path: Path) -> None:
     config = {"_class_name": "WanTransformer3DModel", "in_channels": 36, "out_channels": 16}
     (tmp_path / "transformer_2").mkdir()

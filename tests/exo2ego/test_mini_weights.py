@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from benchmarks.mini.films import write_films
-from exo2ego.evaluation.baselines.foundation import WordlessWan
+from benchmarks.mini.sheet import gone_on
+from exo2ego.evaluation.baselines.foundation import WordlessWan, without_views
 from exo2ego.evaluation.metrics import psnr
 from exo2ego.evaluation.view_bias import pixel_distance, view_bias
 from exo2ego.model.condition import condition_latents
 from exo2ego.model.flow import SamplerSettings, noisy_latents
-from exo2ego.model.given import Given
 from exo2ego.model.pretrained import given_path
-from exo2ego.model.sampling import sample
 from exo2ego.model.vae import LatentCodec, frames_from_video, load_codec, video_from_frames
 from exo2ego.model.wan import load_with_text
 from exo2ego.training.describe import describe
@@ -43,6 +42,17 @@ def codec() -> LatentCodec:
     return load_codec("mini")
 
 
+@pytest.fixture(scope="module")
+def wan() -> WordlessWan:
+    return WordlessWan(load_with_text("mini").eval(), known=True)
+
+
+@pytest.fixture(scope="module")
+def latents(codec: LatentCodec, videos: torch.Tensor) -> torch.Tensor:
+    """Of the five cameras, ego first: "v c t h w"."""
+    return codec.encode(videos)
+
+
 def test_both_are_small_and_have_a_card_each():
     folder = given_path("mini")
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -63,27 +73,9 @@ def test_the_vae_gives_back_a_take_that_it_has_not_seen(codec: LatentCodec, vide
         assert float(psnr(made, truth).mean()) > float(psnr(flat, truth).mean()) + 8
 
 
-def test_latents_are_normalised(codec: LatentCodec, videos: torch.Tensor):
-    latents = torch.cat([codec.encode(video[None]) for video in videos])
+def test_latents_are_normalised(latents: torch.Tensor):
     assert abs(float(latents.mean())) < 0.25
     assert float(latents.std()) == pytest.approx(1.0, abs=0.25)
-
-
-@pytest.fixture(scope="module")
-def wan() -> WordlessWan:
-    return WordlessWan(load_with_text("mini").eval(), known=True)
-
-
-@pytest.fixture(scope="module")
-def latents(codec: LatentCodec, videos: torch.Tensor) -> torch.Tensor:
-    """Of the five cameras, ego first: "v c t h w"."""
-    return codec.encode(videos)
-
-
-def given_firsts(codec: LatentCodec, firsts: torch.Tensor, frames: int) -> Given:
-    """What a single-view generator is given of first frames "n c h w"."""
-    condition = condition_latents(codec, firsts, frames, "decode")
-    return Given(condition, condition[:, None][:, :0])
 
 
 @torch.no_grad()
@@ -94,7 +86,7 @@ def test_the_foundation_knows_what_its_videos_look_like(
     """Well below the least error of a linear guess that takes latents for independent."""
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
     levels = torch.full((len(latents),), sigma)
-    given = given_firsts(codec, latents[:, :, 0], videos.shape[2])
+    given = without_views(condition_latents(codec, latents[:, :, 0], videos.shape[2], "decode"))
     made = wan(noisy_latents(latents, noise, levels), levels, given)
     error = float((made - (noise - latents)).square().mean())
     variance = float(latents.var())
@@ -103,13 +95,10 @@ def test_the_foundation_knows_what_its_videos_look_like(
 
 
 def test_it_goes_on_from_a_first_frame_and_stays_with_its_camera(
-    wan: WordlessWan, codec: LatentCodec, latents: torch.Tensor, videos: torch.Tensor
+    wan: WordlessWan, codec: LatentCodec, videos: torch.Tensor
 ):
     """The paper's section 6: asked to go on from an exo frame, it films what that camera sees."""
-    given = given_firsts(codec, latents[:, :, 0], videos.shape[2])
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
-    made = sample(wan, given, noise, SamplerSettings(steps=20, guidance=1))
-    ego, *exos = frames_from_video(codec.decode(made))
+    ego, *exos = gone_on(wan, codec, videos, SamplerSettings(steps=20, guidance=1))
     truth, *theirs = frames_from_video(videos)
     own = torch.stack([frames[0] for frames in theirs])
     for frames, view in zip(exos, theirs, strict=True):

@@ -82,6 +82,11 @@ class WordlessWan:
         return wan_velocity(self.wan, channels, timestep, words)
 
 
+def without_views(condition: Float[Tensor, "b c t h w"]) -> Given:
+    """What a generator is given that knows a first frame, and no exo videos."""
+    return Given(condition, rearrange(condition, "b c t h w -> b 1 c t h w")[:, :0])
+
+
 def open_foundation(settings: Foundation, source: BaselineSource) -> Baseline:
     """Raises StoreFault if there are no such first frames, or several; WeightsFault for no Wan."""
     stored = source.store.derived(FIRST_FRAMES, settings.first_frames)
@@ -104,11 +109,10 @@ def _film(
 
     def film(clip_ids: Sequence[str]) -> UInt8[Tensor, "b T H W 3"]:
         kept = torch.from_numpy(stored.read("condition", clip_ids)).to(wan.device).float()
-        condition = rearrange(kept, "b t c h w -> b c t h w")
-        shape = condition.shape[1:]
+        given = without_views(rearrange(kept, "b t c h w -> b c t h w"))
+        shape = given.condition.shape[1:]
         noise = torch.stack([clip_noise(settings.seed, clip_id, shape) for clip_id in clip_ids])
-        nothing = rearrange(condition, "b c t h w -> b 1 c t h w")[:, :0]
-        latents = sample(generator, Given(condition, nothing), noise.to(wan.device), sampler)
+        latents = sample(generator, given, noise.to(wan.device), sampler)
         return shown_frames(source.codec.decode(latents), clip_ids)
 
     return film
