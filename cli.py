@@ -249,6 +249,7 @@ def simulate(
         str | None,
         typer.Option(help="Split of each four takes (one a category) in turn: train,train,test ."),
     ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that draw takes side by side.")] = 1,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -268,6 +269,7 @@ def simulate(
         seed=seed,
         height=height,
         splits=splits_of_fours(splits.split(",")) if splits else SPLITS,
+        workers=workers,
         device=chosen_device(device),
         track=drawn,
     )

@@ -1,12 +1,15 @@
 """The verb `simulate`: a folder of Ego-Exo4D's own shape, filled with simulated takes."""
 
+import multiprocessing
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
+import torch
 
 from pipeline.simulate.calibration import (
     camera_pose,
@@ -67,18 +70,19 @@ def simulate_root(
     samples: int = 2,
     faults: bool = True,
     splits: Sequence[str] = SPLITS,
+    workers: int = 1,
     track: Track = silent,
 ) -> SimulatedRoot:
     """A root of takes of so many seconds; an interrupted or smaller one is continued.
 
     A take depends on seed, seconds, height and samples (a pixel's side), and on its number, never
-    on the device or on how many takes there are. Takes go through `splits` and, in fours, through
-    the categories. `faults` adds, to takes.json alone, a dropped take, one whose videos are
-    missing, and a uid in the splits that no take has.
+    on the device, on how many takes there are or on how many `workers` (processes) draw them.
+    Takes go through `splits` and, in fours, through the categories. `faults` adds, to takes.json
+    alone, a dropped take, one whose videos are missing, and a uid in the splits that no take has.
     Raises SimulationFault if the folder holds anything else, or the numbers make no videos.
     """
     frames = frames_of(seconds)
-    _check_numbers(takes, frames, height, samples)
+    _check_numbers(takes, frames, height, samples, workers)
     _check_splits(splits)
     settings = {
         "format": FORMAT, "seed": seed, "frames": frames, "height": height, "samples": samples,
@@ -87,8 +91,9 @@ def simulate_root(
     _claim(out, settings)
     plans = [plan_take(seed, index, frames, tuple(splits)) for index in range(takes)]
     new = [plan for plan in plans if not _take_folder(out, plan).exists()]
-    for plan in track(new, total=len(new), what="simulate", unit="takes"):
-        _write_take(out, plan, Filming(height, samples, device))
+    written = _write_takes(out, new, Filming(height, samples, device), workers)
+    for _ in track(written, total=len(new), what="simulate", unit="takes"):
+        pass
     absent = _faulty(seed) if faults else []
     for plan in absent[1:]:
         _write_camera_files(out, plan, _take_folder(out, plan))
@@ -97,14 +102,16 @@ def simulate_root(
     return SimulatedRoot(out, names, len(new), frames * len(new))
 
 
-def _check_numbers(takes: int, frames: int, height: int, samples: int) -> None:
-    if takes < 1 or frames < LEAST_FRAMES or height < 16 or height % 2 or samples < 1:
+def _check_numbers(takes: int, frames: int, height: int, samples: int, workers: int) -> None:
+    least_of_one = min(takes, samples, workers)
+    if least_of_one < 1 or frames < LEAST_FRAMES or height < 16 or height % 2:
         raise SimulationFault(
             "No videos can be made of these numbers.",
-            where="takes, seconds, height, samples",
-            expected=f"takes and samples from 1, at least {LEAST_FRAMES} frames (seconds x "
-            f"{FRAMES_PER_SECOND}), an even height from 16",
-            got=f"{takes} takes of {frames} frames, height {height}, {samples} samples",
+            where="takes, seconds, height, samples, workers",
+            expected=f"takes, samples and workers from 1, at least {LEAST_FRAMES} frames (seconds "
+            f"x {FRAMES_PER_SECOND}), an even height from 16",
+            got=f"{takes} takes of {frames} frames, height {height}, {samples} samples, "
+            f"{workers} workers",
             fix="Ask for more; 4 takes of 3 seconds show all four categories.",
         )
 
@@ -161,6 +168,22 @@ def _read_marker(marker: Path) -> dict[str, Any]:
 
 def _take_folder(out: Path, plan: TakePlan) -> Path:
     return out / "takes" / plan.take_name
+
+
+def _write_takes(
+    out: Path, plans: Sequence[TakePlan], filming: Filming, workers: int
+) -> Iterator[None]:
+    """Draws takes in so many processes, and yields once for each that is there."""
+    if min(workers, len(plans)) <= 1:
+        yield from (_write_take(out, plan, filming) for plan in plans)
+        return
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawning, torch.set_num_threads, (1,)) as pool:
+        try:
+            jobs = [pool.submit(_write_take, out, plan, filming) for plan in plans]
+            yield from (job.result() for job in as_completed(jobs))
+        finally:  # stopped or failed: takes that are begun are finished, no other is
+            pool.shutdown(cancel_futures=True)
 
 
 def _write_take(out: Path, plan: TakePlan, filming: Filming) -> None:

@@ -229,6 +229,12 @@ def test_a_take_is_the_same_whatever_other_takes_there_are(four: SimulatedRoot, 
         assert digests(two.root / "takes" / name) == digests(four.root / "takes" / name)
 
 
+def test_takes_that_two_processes_draw_are_the_same(two: SimulatedRoot, tmp_path: Path):
+    apart = simulate_root(tmp_path / "root", takes=2, seed=9, workers=2, **SMALL)
+    assert apart.takes_new == 2
+    assert digests(apart.root) == digests(two.root)
+
+
 def test_another_seed_makes_another_take(two: SimulatedRoot, tmp_path: Path):
     other = simulate_root(tmp_path / "other", takes=1, seed=10, **SMALL)
     name = other.take_names[0]
@@ -280,7 +286,7 @@ def test_a_damaged_mark_is_a_fault_and_not_a_crash(tmp_path: Path):
         simulate_root(tmp_path, takes=1, seed=0, **SMALL)
 
 
-@pytest.mark.parametrize("wrong", [{"takes": 0}, {"seconds": 0.05}, {"height": 27}])
+@pytest.mark.parametrize("wrong", [{"takes": 0}, {"seconds": 0.05}, {"height": 27}, {"workers": 0}])
 def test_numbers_that_make_no_video_are_refused_before_anything_is_written(
     tmp_path: Path, wrong: dict[str, Any]
 ):
