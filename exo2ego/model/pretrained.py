@@ -47,8 +47,14 @@ class Component:
 
 
 def given_path(spec: str) -> Path:
-    """The folder that a spec may mean: that of the shipped weights for "mini"."""
-    return _MINI_FOLDER if spec == MINI else Path(spec).expanduser()
+    """The folder that a spec may mean: for "mini" and "mini/align" that of the shipped weights.
+
+    A folder of one's own that is called mini/align comes first.
+    """
+    path = Path(spec).expanduser()
+    shipped = _MINI_FOLDER.joinpath(*path.parts[1:])
+    ours = spec == MINI or (path.parts[:1] == (MINI,) and not path.exists() and shipped.is_dir())
+    return shipped if ours else path
 
 
 def locate(spec: str, classes: Mapping[str, str]) -> Component:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from exo2ego.model.pretrained import given_path
 from stores.atomic import sync_folder
 from stores.errors import UserFault
 
@@ -147,11 +148,13 @@ def remove_old(run: Path, keep: int, best: Path | None = None) -> None:
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint at `path`: that folder itself, or the newest one of that run.
 
+    `mini/align`, `mini/multiexocon` and `mini/poseinj` are those of the package (docs/mini.md).
     Raises CheckpointFault if there is none.
     """
-    if (path / STATE).is_file():
-        return path
-    if found := checkpoints(path):
+    folder = given_path(path.as_posix())
+    if (folder / STATE).is_file():
+        return folder
+    if found := checkpoints(folder):
         return found[-1]
     raise CheckpointFault(
         "There is no checkpoint here.",

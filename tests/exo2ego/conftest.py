@@ -277,6 +277,7 @@ def write_result() -> Callable[..., Path]:
         parents: tuple[Trained, ...] = (),
         align: Trained | None = None,
         clips: Sequence[str] = ("a", "b"),
+        takes: dict[str, float] | None = None,
         missing: Sequence[str] = (),
         settings: dict[str, object] | None = None,
         provenance: dict[str, object] | None = None,
@@ -309,7 +310,7 @@ def write_result() -> Callable[..., Path]:
         found = Scores(
             overall=one,
             categories=scores,
-            takes={},
+            takes={take: one.model_copy(update={"psnr": db}) for take, db in (takes or {}).items()},
             clips=dict.fromkeys(clips, one),
             intervals={name: {"psnr": ends} for name in scores},
             missing=list(missing),

@@ -8,11 +8,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli import app
+from exo2ego.evaluation.reproduce.mini import SYSTEMS, mini_results, mini_ways, plan_mini
 from exo2ego.evaluation.reproduce.plan import plan_stores, plan_table
 from exo2ego.evaluation.reproduce.settings import ReproduceFault, Ways
-from exo2ego.evaluation.reproduce.step import STOPPED, Step, run_steps
+from exo2ego.evaluation.reproduce.step import KINDS, STOPPED, Step, run_steps
 from exo2ego.evaluation.tables.published import published_table
+from exo2ego.evaluation.tables.systems import PARENTS
 from exo2ego.geometry.clip_rays import CLIP_CAMERAS
+from exo2ego.training.experiment_file import load_experiment
 from stores.index import ClipRow
 from stores.zarr_store import open_store
 
@@ -69,6 +72,40 @@ def test_table_3_trains_vawan_on_every_align(paper_store: Path, tmp_path: Path):
     assert sum(kind == "align" for kind, _ in found) == 5
 
 
+def test_the_miniature_world_shares_align_and_trains_every_generator_for_each_seed(
+    paper_store: Path, tmp_path: Path
+):
+    stores = {str(paper_store): open_store(paper_store, derive=CLIP_CAMERAS)}
+    (one,) = plan_stores(stores, tmp_path, mini_ways(WAYS))
+    steps = plan_mini(one, seeds=2)
+    kinds = [step.kind for step in steps]
+    assert kinds == sorted(kinds, key=KINDS.index)
+    assert (kinds.count("align"), kinds.count("train"), kinds.count("poseinj")) == (1, 10, 6)
+    assert [step.name for step in steps if step.kind == "first frames"] == [
+        *("exo", "mini-align", "none", "ground-truth"),
+    ]
+    assert kinds.count("baseline") == 2 and kinds.count("sample") == 10
+    assert kinds.count("evaluate") == 12
+    told = [" ".join(step.words()) for step in steps if step.kind == "poseinj"]
+    assert sum("seed=1" in words and "runs/seed-1/mini-multiexocon" in words for words in told) == 3
+    (align,) = (step.words() for step in steps if step.kind == "align")
+    assert not any("seed" in word for word in align)
+    folders = [folder for seeds in mini_results(one, 2).values() for folder in seeds]
+    scored = [" ".join(step.words()) for step in steps if step.kind == "evaluate"]
+    assert len(set(folders)) == 12
+    assert all(any(str(folder) in words for words in scored) for folder in folders)
+
+
+def test_every_generator_of_the_miniature_world_is_trained_for_as_many_steps():
+    steps = {
+        name: load_experiment(system.experiment).optimiser.steps
+        + (load_experiment(parent).optimiser.steps if parent else 0)
+        for name, system in SYSTEMS.items()
+        for parent in [PARENTS.get(system.experiment)]
+    }
+    assert len(set(steps.values())) == 1, steps
+
+
 def test_tables_without_the_category_of_a_row_leave_its_systems_out(
     make_store: Callable[..., Path], bike_rows: list[ClipRow], tmp_path: Path
 ):
@@ -97,7 +134,6 @@ def test_settings_of_a_stage_are_told_to_that_stage_alone():
 
 def test_hours_are_those_of_describe(paper_store: Path, tmp_path: Path):
     from exo2ego.training.describe import describe
-    from exo2ego.training.experiment_file import load_experiment
 
     steps = {(step.kind, step.name): step for step in planned(2, tmp_path, paper_store)}
     experiment, shape = load_experiment("multiexocon"), open_store(paper_store).recipe.clips.shape

@@ -1,6 +1,8 @@
 """The commands of a plan: words, size, and how to tell how much of each is there."""
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from exo2ego.evaluation.reproduce.settings import PlannedStore, name_of
@@ -27,7 +29,8 @@ NOT_YET = "DIGEST"
 
 def system_steps(planned: PlannedStore, system: System) -> list[Step]:
     """Everything for a system's row: what it is trained on, its run, its samples, its scores."""
-    return [*_training(planned, system), _sample(planned, system), _evaluate(planned, system)]
+    scores = evaluate_step(planned, planned.samples(system), name_of(system))
+    return [*_training(planned, system), _sample(planned, system), scores]
 
 
 def _training(planned: PlannedStore, system: System) -> list[Step]:
@@ -46,12 +49,12 @@ def _parent(system: System) -> System:
 
 def _train(planned: PlannedStore, system: System, kind: Kind) -> Step:
     experiment, run = planned.experiment(system), planned.run(system)
-    settings = [word for one in planned.ways.overrides(experiment.stage) for word in ("--set", one)]
+    settings = [word for one in planned.overrides(experiment.stage) for word in ("--set", one)]
     first = ["train", "--stage", experiment.stage, "--experiment", system.experiment]
 
     def words() -> list[str]:
         more = [*_origin(planned, system, kind), "--out", str(run), *settings, "--resume"]
-        return [*first, *_store_and_device(planned), *more]
+        return [*first, *store_and_device(planned), *more]
 
     total = experiment.optimiser.steps
     hours = partial(_hours, planned, system, total)
@@ -99,36 +102,52 @@ def _maker(planned: PlannedStore, system: System) -> FrameMaker:
 
 
 def _first_frames(planned: PlannedStore, system: System) -> Step:
-    maker, ways = _maker(planned, system), planned.ways
+    if not system.align:
+        return frames_step(planned, _maker(planned, system))
     run = planned.run(System(experiment=system.align))
-    source = ["--align", str(run)] if system.align else ["--from", maker.source.name]
-    words = ["encode-first-frames", *_store_and_device(planned), *source, "--vae", ways.vae]
-    total, name = len(maker.clips(planned.store)), system.align or maker.source.name
+    return frames_step(planned, _maker(planned, system), ["--align", str(run)], system.align)
+
+
+def frames_step(
+    planned: PlannedStore, maker: FrameMaker, source: Sequence[str] = (), name: str = ""
+) -> Step:
+    """First frames of one maker; `source` are its options, if its name is not enough."""
+    name, options = name or maker.source.name, source or ["--from", maker.source.name]
+    words = ["encode-first-frames", *store_and_device(planned), *options]
+    words += ["--vae", planned.ways.vae]
+    total = len(maker.clips(planned.store))
     done = partial(frames_done, planned.store, maker)
     return Step("first frames", name, lambda: words, total, "clips", done)
 
 
 def _sample(planned: PlannedStore, system: System) -> Step:
     run, samples, ways = planned.run(system), planned.samples(system), planned.ways
-    words = ["sample", *_store_and_device(planned), "--checkpoint", str(run), "--out", str(samples)]
-    words += ["--vae", ways.vae, "--steps", str(ways.solver_steps), *_set(planned)]
+    words = ["sample", *store_and_device(planned), "--checkpoint", str(run), "--out", str(samples)]
+    words += ["--vae", ways.vae, "--steps", str(ways.solver_steps), *chosen_set(planned)]
     expected = {"store_hash": planned.store.hash, "sampler.steps": ways.solver_steps}
+    if ways.guidance is not None:
+        words += ["--guidance", str(ways.guidance)]
+        expected["sampler.guidance"] = ways.guidance
+    words += ["--batch", str(ways.batch)] if ways.batch > 1 else []
     done = partial(samples_done, run, samples, planned.clip_ids, expected)
     return Step("sample", name_of(system), lambda: words, len(planned.clip_ids), "clips", done)
 
 
-def _evaluate(planned: PlannedStore, system: System) -> Step:
-    alexnet, samples = planned.ways.alexnet, planned.samples(system)
-    words = ["evaluate", *_store_and_device(planned), "--samples", str(samples)]
+def evaluate_step(planned: PlannedStore, samples: Path, name: str) -> Step:
+    """The scores of a folder of samples."""
+    alexnet = planned.ways.alexnet
+    words = ["evaluate", *store_and_device(planned), "--samples", str(samples)]
     words += ["--alexnet", str(alexnet)] if alexnet else []
     done = partial(scores_done, samples, planned.clip_ids, wants_lpips=alexnet is not None)
-    return Step("evaluate", name_of(system), lambda: words, len(planned.clip_ids), "clips", done)
+    return Step("evaluate", name, lambda: words, len(planned.clip_ids), "clips", done)
 
 
-def _set(planned: PlannedStore) -> list[str]:
+def chosen_set(planned: PlannedStore) -> list[str]:
+    """The option that says which clips are meant."""
     chosen = planned.ways.evaluation_set
     return ["--set", chosen] if chosen else []
 
 
-def _store_and_device(planned: PlannedStore) -> list[str]:
+def store_and_device(planned: PlannedStore) -> list[str]:
+    """The options of every command."""
     return ["--store", planned.name, "--device", planned.ways.device]

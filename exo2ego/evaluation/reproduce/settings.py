@@ -12,6 +12,9 @@ from exo2ego.training.experiment_file import load_experiment
 from stores.errors import UserFault
 from stores.reading import Store
 
+ALIGN = "align"
+"""The stage that is no generator."""
+
 
 class ReproduceFault(UserFault, ValueError):
     """A table that cannot be made in this way."""
@@ -26,6 +29,10 @@ class Ways:
     settings: tuple[str, ...] = ()
     """`key=value` for every training, or `stage:key=value` for those of one stage."""
     solver_steps: int = 40
+    guidance: float | None = None
+    """None is that of `exo2ego sample`."""
+    batch: int = 1
+    """Clips that are solved together."""
     evaluation_set: str | None = None
     device: str = "auto"
     alexnet: Path | None = None
@@ -59,6 +66,8 @@ class PlannedStore:
     out: Path
     """Folder of what is made from it."""
     ways: Ways
+    seed: int | None = None
+    """Of generators, which have folders of their own for each; Align is trained once for all."""
 
     @property
     def clip_ids(self) -> list[str]:
@@ -72,16 +81,25 @@ class PlannedStore:
 
     def run(self, system: System) -> Path:
         """Folder of a system's run."""
-        return self.out / "runs" / name_of(system)
+        has_seed = load_experiment(system.experiment).stage != ALIGN
+        return self._folder("runs", self.seed if has_seed else None) / name_of(system)
 
     def samples(self, system: System) -> Path:
         """Folder of its samples."""
-        return self.out / "samples" / name_of(system)
+        return self._folder("samples", self.seed) / name_of(system)
+
+    def overrides(self, stage: str) -> list[str]:
+        """The settings of one stage that are not its experiment's."""
+        seed = [] if self.seed is None or stage == ALIGN else [f"seed={self.seed}"]
+        return [*self.ways.overrides(stage), *seed]
 
     def experiment(self, system: System) -> Experiment:
         """Its experiment with the settings that are told. Raises ExperimentFault."""
         stage = load_experiment(system.experiment).stage
-        return load_experiment(system.experiment, self.ways.overrides(stage))
+        return load_experiment(system.experiment, self.overrides(stage))
+
+    def _folder(self, kind: str, seed: int | None) -> Path:
+        return self.out / kind / (f"seed-{seed}" if seed is not None else "")
 
 
 def name_of(system: System) -> str:

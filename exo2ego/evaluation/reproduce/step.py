@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-Kind = Literal["align", "first frames", "train", "poseinj", "sample", "evaluate"]
-KINDS: tuple[Kind, ...] = ("align", "first frames", "train", "poseinj", "sample", "evaluate")
+Kind = Literal["align", "first frames", "train", "poseinj", "baseline", "sample", "evaluate"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 """In the order in which steps are done."""
 STOPPED = 130
 """Exit code of a command that a signal has ended, as the shell's own."""

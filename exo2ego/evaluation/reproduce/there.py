@@ -63,11 +63,18 @@ def samples_done(
     Raises ReproduceFault for samples of another sampler or store than `expected` says.
     """
     state = newest(run)
-    if state is None or not (samples / MANIFEST).is_file():
+    if state is None:
+        return 0
+    return videos_done(samples, clip_ids, {**expected, "weights_digest": state.weights_digest})
+
+
+def videos_done(samples: Path, clip_ids: Sequence[str], expected: Mapping[str, Any]) -> int:
+    """Clips with a video. Raises ReproduceFault for a folder that was made otherwise."""
+    if not (samples / MANIFEST).is_file():
         return 0
     manifest = read_manifest(samples)
     plain = dict(leaves(manifest.settings.model_dump(mode="json", exclude={"origin"})))
-    _check(samples, {**expected, "weights_digest": state.weights_digest}, plain)
+    _check(samples, expected, plain)
     there = [manifest.clips[clip_id] for clip_id in clip_ids if clip_id in manifest.clips]
     return sum((samples / clip.frames).is_file() for clip in there)
 

@@ -24,7 +24,13 @@ is the row's, and the difference is told; one that differs in any other key is n
 UNTOLD = ("checkpoint_every", "keep_checkpoints")
 """Of these, what no result depends on."""
 _STEPS = "optimiser.steps"
-PARENTS: Mapping[str, str] = {"poseinj": "multiexocon", "poseinj-gt": "multiexocon-gt"}
+PARENTS: Mapping[str, str] = {
+    "poseinj": "multiexocon",
+    "poseinj-gt": "multiexocon-gt",
+    "mini-poseinj": "mini-multiexocon",
+    "mini-poseinj-gt": "mini-multiexocon-gt",
+    "mini-poseinj-no-align": "mini-multiexocon-no-align",
+}
 """What an experiment goes on from (3.4.2), as the files in exo2ego/experiments say."""
 
 

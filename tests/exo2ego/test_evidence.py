@@ -1,0 +1,60 @@
+"""Systems over seeds: means, intervals and gains are of the takes, and nothing is mixed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exo2ego.evaluation.bootstrap import mean_interval
+from exo2ego.evaluation.tables.evidence import evidence
+from exo2ego.evaluation.tables.result import ResultFault
+from exo2ego.training.lineage import Trained
+
+Make = Callable[..., Trained]
+Scored = Callable[..., Path]
+TAKES = ("a", "b", "c")
+
+
+@pytest.fixture
+def scored(trained: Make, write_result: Scored, tmp_path: Path) -> Scored:
+    """Writes scores of three takes with these decibels."""
+
+    def write(name: str, *decibels: float, clips: tuple[str, ...] = ("x", "y")) -> Path:
+        takes = dict(zip(TAKES, decibels, strict=True))
+        mean = sum(decibels) / len(decibels)
+        of = {"bike": (mean, 0.5, 0.25)}
+        return write_result(tmp_path / name, trained("vawan"), of, takes=takes, clips=clips)
+
+    return write
+
+
+def test_a_row_is_the_mean_over_takes_of_the_mean_over_seeds(scored: Scored):
+    folders = [scored("0", 10, 20, 30), scored("1", 14, 20, 38)]
+    (section,) = evidence({"one": folders}, "ours")
+    row = dict(zip(section.header, section.rows[0], strict=True))
+    low, high = mean_interval([12.0, 20.0, 34.0], "one/psnr") or (0, 0)
+    assert row["PSNR↑"] == f"22.00 ({low:.2f} to {high:.2f})"
+    assert (row["seeds"], row["clips"]) == ("2", "2 of 3 takes")
+    assert row["view bias↓"] == "not measured"
+
+
+def test_a_gain_is_of_the_same_takes_and_certain_where_every_take_gains_alike(scored: Scored):
+    results = {"other": [scored("o", 10, 20, 36)], "ours": [scored("m", 11, 21, 37)]}
+    _, gains = evidence(results, "ours")
+    assert gains.header[0] == "ours less"
+    assert gains.rows == [
+        ["other", "+1.00 (+1.00 to +1.00)", "+0.000 (+0.000 to +0.000)", "not measured", "+1.00"]
+    ]
+
+
+def test_gains_by_seed_pair_the_seeds_that_both_have(scored: Scored, tmp_path: Path):
+    other = [tmp_path / "not scored", scored("o1", 10, 10, 10)]
+    ours = [scored("m0", 50, 50, 50), scored("m1", 12, 12, 12)]
+    _, gains = evidence({"other": other, "ours": ours}, "ours")
+    assert gains.rows[0][-1] == "+2.00"
+
+
+def test_scores_of_other_clips_are_refused(scored: Scored):
+    results = {"other": [scored("o", 1, 2, 3)], "ours": [scored("m", 1, 2, 3, clips=("x",))]}
+    with pytest.raises(ResultFault, match="different clips"):
+        evidence(results, "ours")
