@@ -11,7 +11,7 @@ demo: $(VENV)/.runs
 	$(BIN)/exo2ego demo $(OUT)
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: lint types test
 
