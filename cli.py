@@ -1032,6 +1032,7 @@ def reproduce(
 def planned_table(table: str, stores: list[Any], seeds: int) -> tuple[list[Any], Callable[[], Any]]:
     """The steps of a table, and what gives its sections when they are done."""
     from exo2ego.evaluation.reproduce.mini import OURS, mini_results, plan_mini
+    from exo2ego.evaluation.reproduce.mini_sheet import draw_sheet
     from exo2ego.evaluation.reproduce.plan import plan_table, results_of
     from exo2ego.evaluation.tables.evidence import evidence
     from exo2ego.evaluation.tables.page import tables_page
@@ -1044,7 +1045,13 @@ def planned_table(table: str, stores: list[Any], seeds: int) -> tuple[list[Any],
     if len(stores) != 1:
         raise typer.BadParameter("the miniature world's evidence is of one store")
     only = stores[0]
-    return plan_mini(only, seeds), lambda: evidence(mini_results(only, seeds), OURS)
+    results = mini_results(only, seeds)
+
+    def shown() -> Any:
+        draw_sheet(only.store, {name: of[0] for name, of in results.items()}, only.out / "mini.png")
+        return evidence(results, OURS)
+
+    return plan_mini(only, seeds), shown
 
 
 def run_plan(plan: Any) -> None:
@@ -1530,7 +1537,9 @@ def demo(
         "encode-first-frames": lambda: encode_first_frames(at, runs["align"], vae="mini"),
         "train --stage multiexocon": lambda: train_demo("multiexocon"),
         "train --stage poseinj": lambda: train_demo("poseinj", runs["multiexocon"]),
-        "sample": lambda: sample(at, runs["poseinj"], samples["poseinj"], vae="mini", batch=4),
+        "sample": lambda: sample(
+            at, runs["poseinj"], samples["poseinj"], vae="mini", steps=20, guidance=1, batch=4
+        ),
         "baseline": compare,
         "evaluate": score,
         "report": lambda: report(samples["poseinj"], out=out / "report.html", store=at),

@@ -23,6 +23,11 @@ PACKAGE_DATA = {
         for part in ("vae", "transformer_2")
         for name in ("config.json", "diffusion_pytorch_model.safetensors", "README.md")
     ),
+    *(
+        f"exo2ego/weights/mini/{stage}/{name}"
+        for stage in ("align", "multiexocon", "poseinj")
+        for name in ("state.json", "weights.safetensors", "README.md")
+    ),
 }
 
 

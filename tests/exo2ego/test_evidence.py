@@ -3,12 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from exo2ego.evaluation.bootstrap import mean_interval
+from exo2ego.evaluation.reproduce.mini_sheet import CAPTION_COLUMNS, draw_sheet
+from exo2ego.evaluation.sample_files import write_frames
 from exo2ego.evaluation.tables.evidence import evidence
 from exo2ego.evaluation.tables.result import ResultFault
 from exo2ego.training.lineage import Trained
+from stores.reading import Store
 
 Make = Callable[..., Trained]
 Scored = Callable[..., Path]
@@ -58,3 +64,23 @@ def test_scores_of_other_clips_are_refused(scored: Scored):
     results = {"other": [scored("o", 1, 2, 3)], "ours": [scored("m", 1, 2, 3, clips=("x",))]}
     with pytest.raises(ResultFault, match="different clips"):
         evidence(results, "ours")
+
+
+def test_the_sheet_has_a_row_a_system_between_an_exo_view_and_the_truth(
+    framed_store: Store, tmp_path: Path
+):
+    store = framed_store
+    tests = {row.category: row.clip_id for row in reversed(store.rows) if row.split == "test"}
+    shape = store.read("ego_frames", list(tests.values())[:1]).shape[1:]
+    white = torch.full(shape, 255, dtype=torch.uint8)
+    for clip_id in tests.values():
+        write_frames(tmp_path, clip_id, white)
+    results = {"white": tmp_path, "not there": tmp_path / "none"}
+    draw_sheet(store, results, tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    high, wide = shape[1], shape[2] * 3 * len(tests)
+    assert sheet.shape == (3 * high, CAPTION_COLUMNS + wide, 3)
+    pictures = sheet[:, CAPTION_COLUMNS:]
+    assert (pictures[high : 2 * high] == 255).all()
+    first = store.read("ego_frames", [tests[min(tests)]])[0, 0]
+    assert (pictures[2 * high :, : shape[2]] == first).all()

@@ -1,13 +1,20 @@
 """The miniature weights of the package: loaded as the real ones are, small, and described."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from benchmarks.mini.films import write_films
 from benchmarks.mini.sheet import gone_on
+from exo2ego.evaluation.baselines import ExoView, open_baseline
 from exo2ego.evaluation.baselines.foundation import WordlessWan, without_views
+from exo2ego.evaluation.clip_choice import ClipChoice
+from exo2ego.evaluation.evaluate import evaluate
 from exo2ego.evaluation.metrics import psnr
+from exo2ego.evaluation.sample import sample
 from exo2ego.evaluation.view_bias import pixel_distance, view_bias
+from exo2ego.geometry.clip_rays import CLIP_CAMERAS
 from exo2ego.model.condition import condition_latents
 from exo2ego.model.flow import SamplerSettings, noisy_latents
 from exo2ego.model.pretrained import given_path
@@ -15,25 +22,38 @@ from exo2ego.model.vae import LatentCodec, frames_from_video, load_codec, video_
 from exo2ego.model.wan import load_with_text
 from exo2ego.training.describe import describe
 from exo2ego.training.experiment_file import experiment_names, load_experiment
+from exo2ego.training.first_frame_sources import Predicted
+from exo2ego.training.first_frames import encode_first_frames
+from pipeline.encode import encode_latents
 from pipeline.ingest import ingest
 from pipeline.simulate.root import simulate_root
 from stores.progress import silent
 from stores.recipe import ClipRecipe
 from stores.schema import ClipShape
+from stores.zarr_store import open_store
 
 MOST_MEGABYTES = 40
 PARTS = ("vae", "transformer_2")
+STAGES = ("align", "multiexocon", "poseinj")
+MOST_MEGABYTES_OF_STAGES = 30
 SIDE = 64
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
-    """Five cameras' clip of a take of another world than the weights have seen: "v 3 T H W"."""
+def unseen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The list of one clip, of another world than the weights have seen."""
     folder = tmp_path_factory.mktemp("unseen")
-    simulate_root(folder / "root", takes=1, seconds=1.4, seed=404, height=128, samples=2)
+    root = folder / "root"
+    simulate_root(root, takes=1, seconds=1.4, seed=404, height=128, samples=2, splits=["test"])
     recipe = ClipRecipe(frames=9, stride=4, hw=(SIDE, SIDE), window_step=12)
-    ingest(folder / "root", folder / "clips.parquet", recipe=recipe)
-    films = write_films(folder / "clips.parquet", folder, silent)
+    ingest(root, folder / "clips.parquet", recipe=recipe)
+    return folder / "clips.parquet"
+
+
+@pytest.fixture(scope="module")
+def videos(unseen: Path) -> torch.Tensor:
+    """The clip's five cameras: "v 3 T H W"."""
+    films = write_films(unseen, unseen.parent, silent)
     return video_from_frames(torch.from_numpy(films.frames[0].copy()))
 
 
@@ -53,12 +73,14 @@ def latents(codec: LatentCodec, videos: torch.Tensor) -> torch.Tensor:
     return codec.encode(videos)
 
 
-def test_both_are_small_and_have_a_card_each():
+@pytest.mark.parametrize(
+    ("parts", "most"), [(PARTS, MOST_MEGABYTES), (STAGES, MOST_MEGABYTES_OF_STAGES)]
+)
+def test_all_are_small_and_have_a_card_each(parts: tuple[str, ...], most: int):
     folder = given_path("mini")
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    base = [path for path in files if path.parent.name in PARTS]
-    assert sum(path.stat().st_size for path in base) < MOST_MEGABYTES * 1e6
-    for part in PARTS:
+    files = [path for part in parts for path in (folder / part).iterdir()]
+    assert sum(path.stat().st_size for path in files) < most * 1e6
+    for part in parts:
         card = (folder / part / "README.md").read_text()
         for word in ("license", "data", "steps", "seed", "limits"):
             assert word in card.lower(), f"{part} says nothing of {word}"
@@ -106,6 +128,33 @@ def test_it_goes_on_from_a_first_frame_and_stays_with_its_camera(
         assert bias is not None and bias > 0.3
         assert float(psnr(frames, view).mean()) > 20
     assert float(psnr(ego[:1], truth[:1]).mean()) > 20
+
+
+def test_the_shipped_stages_see_through_the_eyes_of_a_take_that_they_have_not_seen(
+    unseen: Path, tmp_path: Path
+):
+    """Nearer to the truth than the best exo view by far, and than any exo view in its bias."""
+    encode_latents(unseen, tmp_path / "store", vae_spec="mini")
+    store = open_store(tmp_path / "store", derive=CLIP_CAMERAS)
+    align = Predicted(Path("mini/align"), allow_other_store=True)
+    encode_first_frames(store, align, vae_spec="mini")
+    told = {"vae_spec": "mini", "clips": ClipChoice("test-1")}
+    few = SamplerSettings(steps=10, guidance=1)
+    sample(store, Path("mini/poseinj"), tmp_path / "ours", sampler=few, **told)
+    open_baseline(store, ExoView(), tmp_path / "exo", **told).fill()
+    ours, exo = (evaluate(store, tmp_path / name).overall for name in ("ours", "exo"))
+    assert ours.psnr > exo.psnr + 2 and ours.ssim > exo.ssim
+    assert isinstance(ours.view_bias_pixels, float) and ours.view_bias_pixels < 0
+
+
+def test_a_folder_of_ones_own_comes_before_a_shipped_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert given_path("mini/align") == given_path("mini") / "align"
+    Path("mini/align").mkdir(parents=True)
+    assert given_path("mini/align") == Path("mini/align")
+    assert given_path("mini/nothing") == Path("mini/nothing")
 
 
 @pytest.mark.parametrize("name", [name for name in experiment_names() if name.startswith("mini-")])

@@ -9,7 +9,10 @@ import av
 import pytest
 from typer.testing import CliRunner, Result
 
-from cli import app
+from cli import DEMO_SETTINGS, app
+from exo2ego.training.checkpoint import find_checkpoint, read_state
+from exo2ego.training.experiment_file import load_experiment
+from exo2ego.training.experiment_keys import leaves
 from pipeline.simulate.root import simulate_root
 
 FRAMES, SIZE = 5, 32
@@ -244,6 +247,16 @@ def test_the_demo_keeps_its_hands_off_other_folders(tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("years of work")
     assert "does not overwrite" in fault("demo", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("stage", ["align", "multiexocon", "poseinj"])
+def test_the_demo_goes_on_from_what_the_package_ships(stage: str):
+    """Same tensors, same shapes: nothing but lengths and rates differs from what was trained."""
+    shipped = read_state(find_checkpoint(Path("mini") / stage))
+    ours = load_experiment(f"mini-{stage}", DEMO_SETTINGS).model_dump(mode="json")
+    told = {word.split("=")[0] for word in DEMO_SETTINGS}
+    now, then = dict(leaves(ours)), dict(leaves(shipped.experiment))
+    assert {key for key in now if now[key] != then[key]} <= told
 
 
 def test_a_published_list_gives_the_same_list_again(world: World, tmp_path: Path):
