@@ -3,12 +3,16 @@
 import csv
 import hashlib
 import json
+import subprocess
+import sys
+import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +27,7 @@ from pipeline.simulate.traits import plan_take, splits_of_fours
 
 SECONDS, FRAMES = 0.2, 6
 SMALL: dict[str, Any] = {"seconds": SECONDS, "height": 28, "samples": 1}
+CLI = Path(__file__).parents[2] / "cli.py"
 ARIA = Path(__file__).parents[1] / "fixtures" / "aria"
 
 TAKE_KEYS = [
@@ -233,6 +238,18 @@ def test_takes_that_two_processes_draw_are_the_same(two: SimulatedRoot, tmp_path
     apart = simulate_root(tmp_path / "root", takes=2, seed=9, workers=2, **SMALL)
     assert apart.takes_new == 2
     assert digests(apart.root) == digests(two.root)
+
+
+def test_no_worker_outlives_a_simulation_that_is_killed(tmp_path: Path):
+    words = ["simulate", tmp_path / "root", "--takes", 8, "--height", 128, "--workers", 2]
+    with subprocess.Popen([sys.executable, CLI, *map(str, words)]) as run:
+        while len(children := psutil.Process(run.pid).children(recursive=True)) < 2:
+            time.sleep(0.05)
+        while not list((tmp_path / "root").glob("takes/.*.partial")):
+            time.sleep(0.05)
+        run.kill()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
 
 
 def test_another_seed_makes_another_take(two: SimulatedRoot, tmp_path: Path):
