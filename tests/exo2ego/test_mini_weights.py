@@ -141,7 +141,7 @@ def test_the_shipped_stages_see_through_the_eyes_of_a_take_that_they_have_not_se
     told = {"vae_spec": "mini", "clips": ClipChoice("test-1")}
     few = SamplerSettings(steps=10, guidance=1)
     sample(store, Path("mini/poseinj"), tmp_path / "ours", sampler=few, **told)
-    open_baseline(store, ExoView(), tmp_path / "exo", **told).fill()
+    open_baseline(store, ExoView(), tmp_path / "exo", **told).fill(silent)
     ours, exo = (evaluate(store, tmp_path / name).overall for name in ("ours", "exo"))
     assert ours.psnr > exo.psnr + 2 and ours.ssim > exo.ssim
     assert isinstance(ours.view_bias_pixels, float) and ours.view_bias_pixels < 0
