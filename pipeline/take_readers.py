@@ -1,23 +1,18 @@
 """Readers of takes: each makes one take's clips and records them; threads, or processes if many."""
 
-import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
-
-import pyarrow as pa
-import torch
 
 from pipeline.clips import pose_gaps, usable_frames, windows
 from pipeline.dataset import Dataset, Take
 from pipeline.ingest_journal import TakeJournal, input_stamp, take_key
 from pipeline.pose_notes import pose_notes
+from pipeline.processes import take_processes
 from pipeline.published import check_clips
 from pipeline.rejects import Reject, TakeRejected
 from pipeline.take_tasks import Task
@@ -77,7 +72,7 @@ def read_all(
     `workers` None are all cores. Raises ReaderFault if a process dies."""
     cores = workers or len(os.sched_getaffinity(0))
     in_threads = total <= FEW_TAKES or cores == 1
-    pool = ThreadPoolExecutor(min(cores, THREADS)) if in_threads else _processes(cores)
+    pool = ThreadPoolExecutor(min(cores, THREADS)) if in_threads else take_processes(cores)
     try:
         yield from _in_order(pool, read, tasks, cores * _AHEAD if cores > 1 else 1)
     except UserFault:
@@ -112,27 +107,6 @@ def _in_order(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def _processes(count: int) -> ProcessPoolExecutor:
-    # fork would copy torch's and decord's threads half alive
-    start = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, mp_context=start, initializer=_settle_reader)
-
-
-def _settle_reader() -> None:
-    """One thread a process; Ctrl-C is the parent's to answer; and its death is the reader's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    pa.set_cpu_count(1)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _clips(take: Take, recipe: ClipRecipe) -> tuple[list[ClipRow], list[Reject]]:

@@ -1,18 +1,15 @@
 """The verb `simulate`: a folder of Ego-Exo4D's own shape, filled with simulated takes."""
 
-import multiprocessing
-import os
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
-import torch
 
+from pipeline.processes import take_processes
 from pipeline.simulate.calibration import (
     camera_pose,
     closed_loop_trajectory,
@@ -179,26 +176,12 @@ def _write_takes(
     if min(workers, len(plans)) <= 1:
         yield from (_write_take(out, plan, filming) for plan in plans)
         return
-    spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawning, _begin_worker) as pool:
-        try:
-            jobs = [pool.submit(_write_take, out, plan, filming) for plan in plans]
-            yield from (job.result() for job in as_completed(jobs))
-        finally:  # stopped or failed: takes that are begun are finished, no other is
-            pool.shutdown(cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    """One thread of torch, and an end with the process that began this one, even by a kill."""
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    pool = take_processes(workers)
+    try:
+        jobs = [pool.submit(_write_take, out, plan, filming) for plan in plans]
+        yield from (job.result() for job in as_completed(jobs))
+    finally:  # stopped or failed: takes that are begun are finished, no other is
+        pool.shutdown(cancel_futures=True)
 
 
 def _write_take(out: Path, plan: TakePlan, filming: Filming) -> None:
