@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.mini.films import Films
-from benchmarks.mini.loop import Schedule, train
+from benchmarks.mini.loop import Schedule, quick_arithmetic, train
 from benchmarks.mini.vae import halved
 from benchmarks.mini.words import TEXT_WIDTH, prompt_tokens
 from exo2ego.model.condition import condition_latents, with_mask
@@ -111,7 +111,7 @@ def train_foundation(
     train_in_fp32(wan)
 
     def loss_of(step: int) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with quick_arithmetic():
             return _loss(wan, videos, step, settings)
 
     train(wan, loss_of, settings.schedule, out / "foundation.checkpoint.pt", track)

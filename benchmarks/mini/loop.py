@@ -18,6 +18,15 @@ TOLD_EVERY, KEPT_EVERY = 50, 250
 """Steps from one line on stdout, or one checkpoint, to the next."""
 
 
+def quick_arithmetic() -> torch.autocast:
+    """The context of a loss: bf16 on cores that are quicker at it, else fp32.
+
+    Those with AVX2 alone take five times fp32's time for it (docs/mini.md).
+    """
+    has_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_avx512)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long, and how fast."""

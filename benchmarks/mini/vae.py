@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.mini.films import Films
-from benchmarks.mini.loop import Schedule, train
+from benchmarks.mini.loop import Schedule, quick_arithmetic, train
 from exo2ego.model.seeding import initial_weights_from
 from exo2ego.model.vae import video_from_frames
 from stores.progress import Track, silent
@@ -120,8 +120,8 @@ def _quick_norm(norm: WanRMS_norm, x: Tensor) -> Tensor:
 
 
 def _whole_loss(vae: AutoencoderKLWan, video: Tensor, kl: float) -> Tensor:
-    """Mean absolute error of the video, and the divergence of its latents; bf16 arithmetic."""
-    with torch.autocast("cpu", torch.bfloat16):
+    """Mean absolute error of the video, and the divergence of its latents."""
+    with quick_arithmetic():
         (posterior,) = vae.encode(video, return_dict=False)
         made = _decoded(vae, posterior.sample())
     mean, log_variance = posterior.mean.float(), posterior.logvar.float()
@@ -131,7 +131,7 @@ def _whole_loss(vae: AutoencoderKLWan, video: Tensor, kl: float) -> Tensor:
 
 def _decoder_loss(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
     """Mean squared error, which PSNR counts; the encoder is only asked."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with quick_arithmetic():
         with torch.no_grad():
             (posterior,) = vae.encode(video, return_dict=False)
         made = _decoded(vae, posterior.mode())
