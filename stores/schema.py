@@ -205,6 +205,14 @@ CAMERA_ARRAYS: dict[str, ArraySpec] = {
             compressed=False,
         ),
         ArraySpec(
+            "ego_motion_rays",
+            "T 6 H W",
+            "float16",
+            "rays of every ego frame in the first ego frame's own camera frame, on the pixel grid",
+            frames_apart=False,
+            compressed=False,
+        ),
+        ArraySpec(
             "align_points",
             "v depth h w xy",
             "float32",

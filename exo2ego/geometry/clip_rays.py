@@ -26,6 +26,12 @@ def clip_ego_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "T 6
     return _half(ego_rays(lens, world_from_ego, world_from_ref, recipe.hw))
 
 
+def clip_ego_motion_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "T 6 H W"]:
+    """Rays of every ego frame in the first ego frame's own: no exo camera has a part in them."""
+    world_from_ego = _poses(clip.ego)
+    return _half(ego_rays(ego_lens(recipe, clip.ego), world_from_ego, world_from_ego[0], recipe.hw))
+
+
 def clip_align_rays(recipe: ClipRecipe, clip: ClipRow) -> Float16[np.ndarray, "v 6 h w"]:
     """The first ego frame's rays in each exo camera's frame (paper 3.2); NaN if absent."""
     world_from_exo = torch.stack([_poses(exo)[0] for exo in clip.present])
@@ -52,6 +58,7 @@ CLIP_RAYS: Mapping[str, Callable[[ClipRecipe, ClipRow], np.ndarray]] = {
 CLIP_CAMERAS: Mapping[str, Callable[[ClipRecipe, ClipRow], np.ndarray]] = {
     **CLIP_RAYS,
     "align_points": clip_align_points,
+    "ego_motion_rays": clip_ego_motion_rays,
     "ego_poses": clip_ego_poses,
 }
 """Those, and the arrays that no store keeps: what `stores.open_store(derive=...)` is given."""

@@ -37,7 +37,7 @@ def ego_rays(
     world_from_ref: Float[Tensor, "4 4"],
     hw: tuple[int, int],
 ) -> Float[Tensor, "T 6 H W"]:
-    """Rays of every ego frame in the reference exo camera's frame (paper 3.4.2)."""
+    """Rays of every ego frame in a reference camera's frame: an exo camera's (paper 3.4.2)."""
     check_rigid(world_from_ego, "world_from_ego")
     check_rigid(world_from_ref, "world_from_ref")
     return plucker_rays(ego_lens, compose(invert_rigid(world_from_ref), world_from_ego), hw)

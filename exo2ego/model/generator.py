@@ -83,7 +83,7 @@ class Generator(nn.Module):
     @property
     def pose_reads(self) -> str | None:
         """The rays of the ego camera, if there is a PoseInj to take them."""
-        return "ego_rays" if self.pose_inj else None
+        return self.pose_inj.reads if self.pose_inj else None
 
     def forward(
         self, noisy: Float[Tensor, "b c t h w"], sigma: Float[Tensor, " b"], given: Given

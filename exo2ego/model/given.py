@@ -86,7 +86,7 @@ def check_rays(rays: Float[Tensor, "b T 6 H W"], given: Given) -> None:
     if got != expected:
         raise ShapeFault(
             "The rays are not those of this video.",
-            where="Given.pose (ego_rays): frames, rows, columns",
+            where="Given.pose: frames, rows, columns",
             expected=f"{expected}, as the latents of {(t, h, w)} have",
             got=got,
             fix="Take latents and rays from one store.",

@@ -216,7 +216,7 @@ class PoseInjExperiment(DiffusionExperiment):
     @property
     def pose_reads(self) -> str | None:
         """The rays of the ego camera."""
-        return "ego_rays"
+        return self.pose.rays
 
 
 class VawanExperiment(DiffusionExperiment):

@@ -149,6 +149,7 @@ def test_poseinj_starts_as_the_multiexocon_that_it_goes_on_from(
         "{name='add', latent_width=6}",
         "{name='per-pixel', pixel_width=3, latent_width=6, token_width=10}",
         "{name='fun-fold'}",
+        "{name='concat', rays='ego_motion_rays', latent_width=6, token_width=10}",
     ],
 )
 def test_each_form_of_poseinj_is_trained_and_loaded(

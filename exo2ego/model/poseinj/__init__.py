@@ -33,4 +33,4 @@ def build_pose_inj(
     """The form that the settings name, on a patch embedding; new weights from `generator`."""
     with initial_weights_from(generator):
         rays, join = FORMS[type(settings)](settings, patch_embedding.out_channels)
-    return PoseInj(patch_embedding, rays, join)
+    return PoseInj(patch_embedding, rays, join, reads=settings.rays)

@@ -2,20 +2,19 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
 from exo2ego.model.poseinj.embedding import Added
+from exo2ego.model.poseinj.rays_read import ReadsRays
 from exo2ego.model.rays import RayEncoder
 
 
-class AddSettings(BaseModel):
+class AddSettings(ReadsRays):
     """Pose tokens of the hidden state's own width, added to it; they start as zero.
 
     Choice: an alternative to the paper's concatenation, as Wan's own camera adapters do it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["add"] = "add"
     latent_width: int = Field(

@@ -2,21 +2,20 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
 from exo2ego.model.poseinj.embedding import Concatenated
+from exo2ego.model.poseinj.rays_read import ReadsRays
 from exo2ego.model.rays import RayEncoder
 
 
-class ConcatSettings(BaseModel):
+class ConcatSettings(ReadsRays):
     """Pose features concatenated to the hidden state and projected back to its width.
 
     Choice: kernel sizes and widths are not in the paper, nor how a pretrained block of fixed
     width takes a wider state; here a projection that starts as [I; 0].
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["concat"] = "concat"
     latent_width: int = Field(

@@ -17,8 +17,10 @@ class PoseInj(nn.Module):
     A form is an encoder of rays and a way to join; what they add is in float32.
     """
 
-    def __init__(self, patch_embedding: nn.Conv3d, rays: nn.Module, join: nn.Module):
+    def __init__(self, patch_embedding: nn.Conv3d, rays: nn.Module, join: nn.Module, reads: str):
         super().__init__()
+        self.reads = reads
+        """Name of the array that the rays come from."""
         self.latents = patch_embedding
         self.rays, self.join = (
             added.to(patch_embedding.weight.device, TRAINABLE_DTYPE) for added in (rays, join)

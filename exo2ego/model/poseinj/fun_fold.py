@@ -4,22 +4,21 @@ from typing import Literal
 
 from einops import rearrange
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from exo2ego.model.folding import fold_frames
 from exo2ego.model.poseinj.embedding import Added
+from exo2ego.model.poseinj.rays_read import ReadsRays
 from stores.schema import RAY_CHANNELS, VAE_FRAME_STRIDE, VAE_PIXEL_STRIDE
 
 
-class FunFoldSettings(BaseModel):
+class FunFoldSettings(ReadsRays):
     """A latent frame's four source frames and a cell's 8x8 pixels on channels, then added.
 
     The design of the published Wan2.2-Fun camera model, which says what the paper's convolutions
     add to it. Choice: it starts as zero, so that stage 2 starts where stage 1 ended.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["fun-fold"] = "fun-fold"
     residual_blocks: int = Field(

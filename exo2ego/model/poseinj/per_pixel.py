@@ -4,23 +4,22 @@ from typing import Literal
 
 from einops import rearrange
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from exo2ego.model.poseinj.embedding import Concatenated
+from exo2ego.model.poseinj.rays_read import ReadsRays
 from exo2ego.model.rays import CausalConv
 from stores.schema import RAY_CHANNELS, VAE_PIXEL_STRIDE
 
 
-class PerPixelSettings(BaseModel):
+class PerPixelSettings(ReadsRays):
     """One causal 1D convolution for all pixels, on the pixel grid, before the latent grid.
 
     "A sequence of causal 1D convolutions to transform the Plücker coordinate sequence for each
     pixel into a representation for each spatial grid" (3.4.2). Choice: widths, and how 8x8 pixels
     become a cell: side by side on channels, then one linear map.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["per-pixel"] = "per-pixel"
     pixel_width: int = Field(default=16, gt=0, description="channels of a pixel; not given")
