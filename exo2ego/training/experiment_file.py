@@ -12,7 +12,7 @@ import orjson
 from pydantic import ValidationError
 
 from exo2ego.training.experiment import EXPERIMENTS, Experiment
-from exo2ego.training.experiment_keys import keys_of_place, known_keys
+from exo2ego.training.experiment_keys import keys_of_place, known_keys, leaves
 from stores.errors import UserFault
 
 BARE_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -55,6 +55,14 @@ def parse_experiment(tree: dict[str, Any], *, where: object) -> Experiment:
         return kind.model_validate_json(orjson.dumps(tree), strict=True)
     except ValidationError as cause:
         raise _fault_of(cause, kind, where, tree) from cause
+
+
+def settings_of(tree: dict[str, Any], *, where: object) -> dict[str, Any]:
+    """Every value of an experiment as plain JSON, by its dotted key.
+
+    A run that is older than a key was trained with that key's default.
+    """
+    return dict(leaves(parse_experiment(tree, where=where).model_dump(mode="json")))
 
 
 def _read_toml(name_or_path: str) -> dict[str, Any]:

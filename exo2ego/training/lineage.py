@@ -14,7 +14,7 @@ from exo2ego.training.checkpoint import (
     find_checkpoint,
     read_state,
 )
-from exo2ego.training.experiment_keys import leaves
+from exo2ego.training.experiment_file import settings_of
 from stores.reading import Store
 
 
@@ -118,24 +118,24 @@ def check_same_run(
 ) -> None:
     """Raises CheckpointFault unless the checkpoint `found` is of the run that `now` begins."""
     check_same_store(folder, found, now.store_hash, allow_other_store)
-    expected, got = _facts(found), _facts(now)
+    expected, got = _facts(folder, found), _facts(folder, now)
     if allow_other_store:  # its predictions of first frames are others, too
-        expected.pop("first_frames")
-    wrong = [key for key in expected if expected[key] != got.get(key)]
+        del expected["first_frames"], got["first_frames"]
+    wrong = [key for key in expected | got if expected.get(key) != got.get(key)]
     if wrong:
         raise CheckpointFault(
             "This run cannot be resumed: it was started otherwise.",
             where=f"{folder}, {', '.join(wrong)}",
-            expected=", ".join(f"{key} = {expected[key]}" for key in wrong),
+            expected=", ".join(f"{key} = {expected.get(key)}" for key in wrong),
             got=", ".join(f"{key} = {got.get(key)}" for key in wrong),
             fix="Say what was said when it was started, or start another run in another --out.",
         )
 
 
-def _facts(state: CheckpointState) -> dict[str, Any]:
+def _facts(folder: Path, state: CheckpointState) -> dict[str, Any]:
     """What must not change in a run, by dotted name."""
     facts: dict[str, Any] = {"stage": state.stage, "first_frames": state.first_frames}
     facts["parent"] = state.parent.weights_digest[:12] if state.parent else None
     facts["wan"] = state.wan.fingerprint[:12] if state.wan else None
     facts["began_with"] = state.began_with
-    return facts | dict(leaves(state.experiment))
+    return facts | settings_of(state.experiment, where=folder)

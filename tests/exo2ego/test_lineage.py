@@ -1,6 +1,7 @@
 """Lineage: parents are found again, and a checkpoint of another run is refused by what differs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,12 @@ from exo2ego.training.checkpoint import (
     read_state,
     write_checkpoint,
 )
+from exo2ego.training.experiment_file import load_experiment
 from exo2ego.training.lineage import check_same_run, parent_folder
+
+
+def experiment(name: str = "align", *overrides: str) -> dict[str, Any]:
+    return load_experiment(name, overrides).model_dump(mode="json")
 
 
 def state_of(step: int, **changes: object) -> CheckpointState:
@@ -21,7 +27,7 @@ def state_of(step: int, **changes: object) -> CheckpointState:
         "stage": "align",
         "step": step,
         "store_hash": "1f3a" * 16,
-        "experiment": {"seed": 0, "optimiser": {"lr": 1e-4}},
+        "experiment": experiment(),
         "experiment_digest": "ab" * 32,
         "stream": {"step": step},
         "parent": None,
@@ -58,9 +64,21 @@ def test_the_parent_is_found_after_both_were_moved_and_missed_when_it_is_gone(tm
 
 
 def test_another_experiment_is_refused_by_the_key_that_differs(tmp_path: Path):
-    now = state_of(0, experiment={"seed": 0, "optimiser": {"lr": 2e-4}})
+    now = state_of(0, experiment=experiment("align", "optimiser.lr=2e-4"))
     with pytest.raises(CheckpointFault, match=r"optimiser\.lr = 0\.0002"):
         check_same_run(tmp_path, state_of(2), now, allow_other_store=True)
+
+
+def test_a_run_that_is_older_than_a_key_was_trained_with_its_default(tmp_path: Path):
+    old = experiment("poseinj")
+    del old["pose"]["rays"]
+    found = state_of(2, stage="poseinj", experiment=old)
+    same = state_of(0, stage="poseinj", experiment=experiment("poseinj"))
+    check_same_run(tmp_path, found, same, allow_other_store=False)
+    other = experiment("poseinj", "pose.rays=ego_motion_rays")
+    now = state_of(0, stage="poseinj", experiment=other)
+    with pytest.raises(CheckpointFault, match=r"pose\.rays = ego_motion_rays"):
+        check_same_run(tmp_path, found, now, allow_other_store=False)
 
 
 def test_another_store_is_refused_in_five_parts_unless_allowed(tmp_path: Path):

@@ -11,6 +11,7 @@ from exo2ego.evaluation.reproduce.settings import ReproduceFault
 from exo2ego.evaluation.scores import NOT_MEASURED
 from exo2ego.evaluation.tables.result import SCORES
 from exo2ego.training.checkpoint import CheckpointState, checkpoints, read_state
+from exo2ego.training.experiment_file import settings_of
 from exo2ego.training.experiment_keys import leaves
 from exo2ego.training.first_frame_sources import FrameMaker, Predicted
 from exo2ego.training.first_frames import FIRST_FRAMES, frames_digest
@@ -27,7 +28,7 @@ def steps_done(run: Path, expected: Callable[[], Mapping[str, Any]]) -> int:
     state = newest(run)
     if state is None:
         return 0
-    facts = dict(leaves(state.experiment)) | {
+    facts = settings_of(state.experiment, where=run) | {
         "store_hash": state.store_hash,
         "first_frames": state.first_frames,
         "parent": state.parent.weights_digest if state.parent else None,

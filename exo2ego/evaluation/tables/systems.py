@@ -6,7 +6,7 @@ from typing import Any
 
 from exo2ego.evaluation.origin import Origin
 from exo2ego.evaluation.tables.published import System, published_tables
-from exo2ego.training.experiment_file import load_experiment, parse_experiment
+from exo2ego.training.experiment_file import load_experiment, settings_of
 from exo2ego.training.experiment_keys import leaves
 from exo2ego.training.lineage import Trained
 
@@ -120,8 +120,7 @@ def _differences(trained: Trained, name: str) -> list[str]:
 
 
 def _leaves(trained: Trained) -> dict[str, Any]:
-    experiment = parse_experiment(trained.experiment, where="the experiment of a result")
-    return dict(leaves(experiment.model_dump(mode="json")))
+    return settings_of(trained.experiment, where="the experiment of a result")
 
 
 @cache
