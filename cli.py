@@ -1037,6 +1037,7 @@ def planned_table(table: str, stores: list[Any], seeds: int) -> tuple[list[Any],
     from exo2ego.evaluation.tables.evidence import evidence
     from exo2ego.evaluation.tables.page import tables_page
     from exo2ego.evaluation.tables.published import published_table
+    from exo2ego.evaluation.tables.seed_scores import read_seeds, write_scores
 
     if table != "mini":
         wanted = published_table(int(table[-1]))
@@ -1049,7 +1050,9 @@ def planned_table(table: str, stores: list[Any], seeds: int) -> tuple[list[Any],
 
     def shown() -> Any:
         draw_sheet(only.store, {name: of[0] for name, of in results.items()}, only.out / "mini.png")
-        return evidence(results, OURS)
+        scores = read_seeds(results)
+        write_scores(only.out / "mini.csv", scores)
+        return evidence(scores, OURS)
 
     return plan_mini(only, seeds), shown
 

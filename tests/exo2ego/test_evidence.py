@@ -1,6 +1,7 @@
 """Systems over seeds: means, intervals and gains are of the takes, and nothing is mixed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from exo2ego.evaluation.reproduce.mini_sheet import CAPTION_COLUMNS, draw_sheet
 from exo2ego.evaluation.sample_files import write_frames
 from exo2ego.evaluation.tables.evidence import evidence
 from exo2ego.evaluation.tables.result import ResultFault
+from exo2ego.evaluation.tables.seed_scores import read_scores, read_seeds, write_scores
 from exo2ego.training.lineage import Trained
 from stores.reading import Store
 
@@ -36,7 +38,7 @@ def scored(trained: Make, write_result: Scored, tmp_path: Path) -> Scored:
 
 def test_a_row_is_the_mean_over_takes_of_the_mean_over_seeds(scored: Scored):
     folders = [scored("0", 10, 20, 30), scored("1", 14, 20, 38)]
-    (section,) = evidence({"one": folders}, "ours")
+    (section,) = evidence(read_seeds({"one": folders}), "ours")
     row = dict(zip(section.header, section.rows[0], strict=True))
     low, high = mean_interval([12.0, 20.0, 34.0], "one/psnr") or (0, 0)
     assert row["PSNR↑"] == f"22.00 ({low:.2f} to {high:.2f})"
@@ -46,7 +48,7 @@ def test_a_row_is_the_mean_over_takes_of_the_mean_over_seeds(scored: Scored):
 
 def test_a_gain_is_of_the_same_takes_and_certain_where_every_take_gains_alike(scored: Scored):
     results = {"other": [scored("o", 10, 20, 36)], "ours": [scored("m", 11, 21, 37)]}
-    _, gains = evidence(results, "ours")
+    _, gains = evidence(read_seeds(results), "ours")
     assert gains.header[0] == "ours less"
     assert gains.rows == [
         ["other", "+1.00 (+1.00 to +1.00)", "+0.000 (+0.000 to +0.000)", "not measured", "+1.00"]
@@ -56,14 +58,45 @@ def test_a_gain_is_of_the_same_takes_and_certain_where_every_take_gains_alike(sc
 def test_gains_by_seed_pair_the_seeds_that_both_have(scored: Scored, tmp_path: Path):
     other = [tmp_path / "not scored", scored("o1", 10, 10, 10)]
     ours = [scored("m0", 50, 50, 50), scored("m1", 12, 12, 12)]
-    _, gains = evidence({"other": other, "ours": ours}, "ours")
+    _, gains = evidence(read_seeds({"other": other, "ours": ours}), "ours")
     assert gains.rows[0][-1] == "+2.00"
 
 
 def test_scores_of_other_clips_are_refused(scored: Scored):
     results = {"other": [scored("o", 1, 2, 3)], "ours": [scored("m", 1, 2, 3, clips=("x",))]}
     with pytest.raises(ResultFault, match="different clips"):
-        evidence(results, "ours")
+        read_seeds(results)
+
+
+def test_the_tables_are_those_of_the_scores_that_were_written(scored: Scored, tmp_path: Path):
+    odd = [scored("0", 1 / 3, 20, 30.000000000000004), scored("1", 14, 20, 38)]
+    scores = read_seeds({"one, or two": odd, "ours": [scored("m", 1, 2, 3)]})
+    write_scores(tmp_path / "mini.csv", scores)
+    assert read_scores(tmp_path / "mini.csv") == scores
+    assert len((tmp_path / "mini.csv").read_text().splitlines()) == 1 + 3 * len(TAKES)
+
+
+def test_a_table_of_several_stores_says_which_seed_is_of_which(scored: Scored):
+    first, second = read_seeds({"ours": [scored("0", 1, 2, 3), scored("1", 1, 2, 3)]})
+    (section, _) = evidence([first, replace(second, store_hash="9c07" * 16)], "ours")
+    assert section.notes == [
+        f"Store {first.store_hash[:12]}: ours, seed 0.",
+        "Store 9c079c079c07: ours, seed 1.",
+    ]
+
+
+def test_a_csv_with_a_word_for_a_number_or_of_other_takes_is_refused(
+    scored: Scored, tmp_path: Path
+):
+    file = tmp_path / "mini.csv"
+    write_scores(file, read_seeds({"ours": [scored("0", 1, 2, 3), scored("1", 1, 2, 3)]}))
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-1]))
+    with pytest.raises(ResultFault, match="different takes"):
+        read_scores(file)
+    file.write_text("".join(lines).replace("0.5", "half"))
+    with pytest.raises(ResultFault, match="half"):
+        read_scores(file)
 
 
 def test_the_sheet_has_a_row_a_system_between_an_exo_view_and_the_truth(
