@@ -1,4 +1,4 @@
-"""`python -m benchmarks.mini vae|foundation|adapter`: makes the small weights (docs/mini.md)."""
+"""`python -m benchmarks.mini vae|foundation|adapter|reads`: the small weights (docs/mini.md)."""
 
 import argparse
 from dataclasses import replace
@@ -9,12 +9,15 @@ import torch
 from benchmarks.mini.adapters import write_adapter
 from benchmarks.mini.films import write_films
 from benchmarks.mini.foundation import FoundationTraining, train_foundation, training_videos
+from benchmarks.mini.reads import losses_of
 from benchmarks.mini.sheet import draw_foundation_sheet, draw_vae_sheet
 from benchmarks.mini.vae import VaeTraining, train_vae
 from benchmarks.mini.vae_file import score_vae, write_vae
+from exo2ego.geometry.clip_rays import CLIP_CAMERAS
 from exo2ego.model.vae import load_codec
 from exo2ego.model.wan_expert import LOW_NOISE
 from stores.progress import drawn
+from stores.zarr_store import open_store
 
 SIDES = (64, 128)
 """At which the VAE is scored."""
@@ -44,6 +47,14 @@ def make_foundation(index: Path, vae: str, out: Path, steps: int | None) -> None
     draw_foundation_sheet(str(out), vae, films, out / "foundation.png")
 
 
+def print_losses(store: Path, runs: list[Path]) -> None:
+    """A line for each run and split, as it is done."""
+    opened = open_store(store, derive=CLIP_CAMERAS)
+    for run in runs:
+        for split in ("train", "test"):
+            print(run, losses_of(run, opened, split), flush=True)
+
+
 def main() -> None:
     """Does what was asked for; stopped and called again, it goes on."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mini", description=__doc__)
@@ -61,7 +72,13 @@ def main() -> None:
     adapter.add_argument("run", type=Path, help="a trained stage's")
     adapter.add_argument("out", type=Path)
     adapter.add_argument("--parent", type=Path, help="the adapter that it went on from")
+    reads = parts.add_parser("reads", help="what generators read of a clip, by their losses")
+    reads.add_argument("store", type=Path)
+    reads.add_argument("runs", type=Path, nargs="+")
     asked = parser.parse_args()
+    if asked.part == "reads":
+        print_losses(asked.store, asked.runs)
+        return
     if asked.part == "adapter":
         print(write_adapter(asked.run, asked.out, asked.parent))
         return
