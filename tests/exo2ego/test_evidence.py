@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 from exo2ego.evaluation.bootstrap import mean_interval
+from exo2ego.evaluation.reproduce.mini import OURS
 from exo2ego.evaluation.reproduce.mini_sheet import CAPTION_COLUMNS, draw_sheet
 from exo2ego.evaluation.sample_files import write_frames
 from exo2ego.evaluation.tables.evidence import evidence
+from exo2ego.evaluation.tables.markdown import markdown
 from exo2ego.evaluation.tables.result import ResultFault
 from exo2ego.evaluation.tables.seed_scores import read_scores, read_seeds, write_scores
 from exo2ego.training.lineage import Trained
@@ -21,6 +23,7 @@ from stores.reading import Store
 Make = Callable[..., Trained]
 Scored = Callable[..., Path]
 TAKES = ("a", "b", "c")
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture
@@ -97,6 +100,13 @@ def test_a_csv_with_a_word_for_a_number_or_of_other_takes_is_refused(
     file.write_text("".join(lines).replace("0.5", "half"))
     with pytest.raises(ResultFault, match="half"):
         read_scores(file)
+
+
+def test_what_the_documentation_shows_are_the_tables_of_its_scores():
+    shown = (DOCS / "experiments.md").read_text(encoding="utf-8")
+    sections = evidence(read_scores(DOCS / "mini-evidence.csv"), OURS)
+    rows = [line for line in markdown(sections).splitlines() if line.startswith("|")]
+    assert [line for line in rows if line not in shown.splitlines()] == []
 
 
 def test_the_sheet_has_a_row_a_system_between_an_exo_view_and_the_truth(
