@@ -12,7 +12,7 @@ import orjson
 from pydantic import ValidationError
 
 from exo2ego.training.experiment import EXPERIMENTS, Experiment
-from exo2ego.training.experiment_keys import keys_of_place, known_keys, leaves
+from exo2ego.training.experiment_keys import keys_of_place, known_keys, values_of
 from stores.errors import UserFault
 
 BARE_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -62,7 +62,7 @@ def settings_of(tree: dict[str, Any], *, where: object) -> dict[str, Any]:
 
     A run that is older than a key was trained with that key's default.
     """
-    return dict(leaves(parse_experiment(tree, where=where).model_dump(mode="json")))
+    return values_of(parse_experiment(tree, where=where))
 
 
 def _read_toml(name_or_path: str) -> dict[str, Any]:

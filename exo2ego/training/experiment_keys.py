@@ -44,6 +44,11 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
+def values_of(settings: BaseModel) -> dict[str, Any]:
+    """Every value as plain JSON, by its dotted key."""
+    return dict(leaves(settings.model_dump(mode="json")))
+
+
 def _flat(annotation: Any) -> Iterator[Any]:
     """The annotation, or the members of a union or Annotated, however deep."""
     yield annotation

@@ -1,4 +1,4 @@
-"""What a generator reads of a clip: exchanging it changes the loss, and nothing else does."""
+"""What a generator reads of a clip: exchanging it changes the loss, by the same every time."""
 
 from pathlib import Path
 

@@ -19,7 +19,7 @@ from exo2ego.evaluation.tables.published import System
 from exo2ego.evaluation.tables.systems import PARENTS
 from exo2ego.training.describe import describe
 from exo2ego.training.experiment import DiffusionExperiment
-from exo2ego.training.experiment_keys import leaves
+from exo2ego.training.experiment_keys import values_of
 from exo2ego.training.first_frame_sources import FrameMaker, frame_maker
 
 SECONDS_AN_HOUR = 3600
@@ -64,7 +64,7 @@ def _train(planned: PlannedStore, system: System, kind: Kind) -> Step:
 
 def _made_with(planned: PlannedStore, system: System, kind: Kind) -> dict[str, Any]:
     """What a run is made with; None where that is not there yet."""
-    facts = dict(leaves(planned.experiment(system).model_dump(mode="json")))
+    facts = values_of(planned.experiment(system))
     facts["store_hash"] = planned.store.hash
     if kind == "poseinj":
         parent = newest(planned.run(_parent(system)))

@@ -7,7 +7,7 @@ from typing import Any
 from exo2ego.evaluation.origin import Origin
 from exo2ego.evaluation.tables.published import System, published_tables
 from exo2ego.training.experiment_file import load_experiment, settings_of
-from exo2ego.training.experiment_keys import leaves
+from exo2ego.training.experiment_keys import values_of
 from exo2ego.training.lineage import Trained
 
 HOW_IT_IS_TRAINED = (
@@ -133,4 +133,4 @@ def _names() -> tuple[str, ...]:
 
 @cache
 def _shipped(name: str) -> dict[str, Any]:
-    return dict(leaves(load_experiment(name).model_dump(mode="json")))
+    return values_of(load_experiment(name))
