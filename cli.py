@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -972,8 +971,11 @@ def report(
 @app.command()
 def reproduce(
     table: Annotated[
-        Literal["table1", "table2", "table3", "table4", "table5", "table6", "mini"],
-        typer.Argument(help="The table to make; mini: the miniature world's (docs/mini.md)."),
+        str,
+        typer.Argument(
+            help="table1 to table6, or the miniature world's (docs/mini.md): mini, mini-views, "
+            "mini-architectures, mini-poses."
+        ),
     ],
     store: Annotated[list[str], typer.Option(help="A store; repeatable: one for each category.")],
     out: Annotated[Path, typer.Option(help="Folder for runs, samples and the table.")],
@@ -989,7 +991,7 @@ def reproduce(
     clips: Annotated[
         str | None, typer.Option("--clips", help="Evaluation set: test-1 or test-all [test-1].")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="mini: of every generator.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="mini...: of every generator.")] = 3,
     alexnet: AlexNet = None,
     tflops: Annotated[float, typer.Option(min=0, help="Of one GPU, for the hours.")] = 790,
     dry_run: Annotated[
@@ -1001,9 +1003,8 @@ def reproduce(
 
     Rows share runs. It can be stopped at any time, and goes on when run again.
     """
-    from exo2ego.evaluation.reproduce.mini import mini_ways
-    from exo2ego.evaluation.reproduce.plan import plan_stores
     from exo2ego.evaluation.reproduce.settings import Ways
+    from exo2ego.evaluation.reproduce.tables import plan_reproduction
     from exo2ego.evaluation.tables.markdown import markdown
     from exo2ego.training.describe import Machine
     from stores.atomic import write_whole
@@ -1018,43 +1019,13 @@ def reproduce(
         alexnet=alexnet,
         machine=Machine(tflops=tflops),
     )
-    ways = mini_ways(ways) if table == "mini" else ways
-    stores = plan_stores({name: opened(name) for name in store}, out, ways)
-    plan, sections = planned_table(table, stores, seeds)
-    show_plan(plan, tflops)
+    planned = plan_reproduction(table, {name: opened(name) for name in store}, out, ways, seeds)
+    show_plan(planned.steps, tflops)
     if not dry_run:
-        run_plan(plan)
-        text = markdown(sections())
+        run_plan(planned.steps)
+        text = markdown(planned.sections())
         write_whole(out / f"{table}.md", text.encode())
         typer.echo(f"\n{text}", nl=False)
-
-
-def planned_table(table: str, stores: list[Any], seeds: int) -> tuple[list[Any], Callable[[], Any]]:
-    """The steps of a table, and what gives its sections when they are done."""
-    from exo2ego.evaluation.reproduce.mini import OURS, mini_results, plan_mini
-    from exo2ego.evaluation.reproduce.mini_sheet import draw_sheet
-    from exo2ego.evaluation.reproduce.plan import plan_table, results_of
-    from exo2ego.evaluation.tables.evidence import evidence
-    from exo2ego.evaluation.tables.page import tables_page
-    from exo2ego.evaluation.tables.published import published_table
-    from exo2ego.evaluation.tables.seed_scores import read_seeds, write_scores
-
-    if table != "mini":
-        wanted = published_table(int(table[-1]))
-        plan = plan_table(wanted, stores)
-        return plan, lambda: tables_page(results_of(wanted, stores), [wanted.number])
-    if len(stores) != 1:
-        raise typer.BadParameter("the miniature world's evidence is of one store")
-    only = stores[0]
-    results = mini_results(only, seeds)
-
-    def shown() -> Any:
-        draw_sheet(only.store, {name: of[0] for name, of in results.items()}, only.out / "mini.png")
-        scores = read_seeds(results)
-        write_scores(only.out / "mini.csv", scores)
-        return evidence(scores, OURS)
-
-    return plan_mini(only, seeds), shown
 
 
 def run_plan(plan: Any) -> None:

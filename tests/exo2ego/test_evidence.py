@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from exo2ego.evaluation.bootstrap import mean_interval
-from exo2ego.evaluation.reproduce.mini import OURS
 from exo2ego.evaluation.reproduce.mini_sheet import CAPTION_COLUMNS, draw_sheet
+from exo2ego.evaluation.reproduce.mini_tables import MINI_TABLES
 from exo2ego.evaluation.sample_files import write_frames
 from exo2ego.evaluation.tables.evidence import evidence
 from exo2ego.evaluation.tables.markdown import markdown
@@ -104,7 +104,7 @@ def test_a_csv_with_a_word_for_a_number_or_of_other_takes_is_refused(
 
 def test_what_the_documentation_shows_are_the_tables_of_its_scores():
     shown = (DOCS / "experiments.md").read_text(encoding="utf-8")
-    sections = evidence(read_scores(DOCS / "mini-evidence.csv"), OURS)
+    sections = evidence(read_scores(DOCS / "mini-evidence.csv"), MINI_TABLES["mini"].compared)
     rows = [line for line in markdown(sections).splitlines() if line.startswith("|")]
     assert [line for line in rows if line not in shown.splitlines()] == []
 

@@ -8,14 +8,17 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli import app
-from exo2ego.evaluation.reproduce.mini import SYSTEMS, mini_results, mini_ways, plan_mini
+from exo2ego.evaluation.reproduce.mini import mini_results, mini_ways, plan_mini
+from exo2ego.evaluation.reproduce.mini_tables import MINI_TABLES, MiniTable
 from exo2ego.evaluation.reproduce.plan import plan_stores, plan_table
-from exo2ego.evaluation.reproduce.settings import ReproduceFault, Ways
+from exo2ego.evaluation.reproduce.settings import PlannedStore, ReproduceFault, Ways
 from exo2ego.evaluation.reproduce.step import KINDS, STOPPED, Step, run_steps
+from exo2ego.evaluation.reproduce.tables import plan_reproduction
 from exo2ego.evaluation.tables.published import published_table
 from exo2ego.evaluation.tables.systems import PARENTS
 from exo2ego.geometry.clip_rays import CLIP_CAMERAS
 from exo2ego.training.experiment_file import load_experiment
+from exo2ego.training.experiment_keys import values_of
 from stores.index import ClipRow
 from stores.zarr_store import open_store
 
@@ -34,6 +37,12 @@ def bike_rows(clip_rows: list[ClipRow]) -> list[ClipRow]:
 def paper_store(make_store: Callable[..., Path], bike_rows: list[ClipRow]) -> Path:
     """The small store with the categories of the paper's tables."""
     return make_store(bike_rows)
+
+
+@pytest.fixture(scope="module")
+def mini_store(paper_store: Path, tmp_path_factory: pytest.TempPathFactory) -> PlannedStore:
+    stores = {str(paper_store): open_store(paper_store, derive=CLIP_CAMERAS)}
+    return plan_stores(stores, tmp_path_factory.mktemp("mini"), mini_ways(WAYS))[0]
 
 
 def planned(number: int, out: Path, *paths: Path) -> list[Step]:
@@ -73,11 +82,10 @@ def test_table_3_trains_vawan_on_every_align(paper_store: Path, tmp_path: Path):
 
 
 def test_the_miniature_world_shares_align_and_trains_every_generator_for_each_seed(
-    paper_store: Path, tmp_path: Path
+    mini_store: PlannedStore,
 ):
-    stores = {str(paper_store): open_store(paper_store, derive=CLIP_CAMERAS)}
-    (one,) = plan_stores(stores, tmp_path, mini_ways(WAYS))
-    steps = plan_mini(one, seeds=2)
+    one, table = mini_store, MINI_TABLES["mini"]
+    steps = plan_mini(one, table, seeds=2)
     kinds = [step.kind for step in steps]
     assert kinds == sorted(kinds, key=KINDS.index)
     assert (kinds.count("align"), kinds.count("train"), kinds.count("poseinj")) == (1, 10, 6)
@@ -90,20 +98,75 @@ def test_the_miniature_world_shares_align_and_trains_every_generator_for_each_se
     assert sum("seed=1" in words and "runs/seed-1/mini-multiexocon" in words for words in told) == 3
     (align,) = (step.words() for step in steps if step.kind == "align")
     assert not any("seed" in word for word in align)
-    folders = [folder for seeds in mini_results(one, 2).values() for folder in seeds]
+    folders = [folder for seeds in mini_results(one, table, 2).values() for folder in seeds]
     scored = [" ".join(step.words()) for step in steps if step.kind == "evaluate"]
     assert len(set(folders)) == 12
     assert all(any(str(folder) in words for words in scored) for folder in folders)
 
 
-def test_every_generator_of_the_miniature_world_is_trained_for_as_many_steps():
+def test_an_align_by_itself_is_trained_scored_and_shown_once_however_many_seeds(
+    mini_store: PlannedStore,
+):
+    table = MINI_TABLES["mini-architectures"]
+    steps = plan_mini(mini_store, table, seeds=3)
+    assert [step.kind for step in steps] == 5 * ["align"] + 5 * ["sample"] + 5 * ["evaluate"]
+    sample = next(step.words() for step in steps if step.kind == "sample")
+    assert "--steps" not in sample and "--guidance" not in sample  # it solves nothing
+    results = mini_results(mini_store, table, seeds=3)
+    assert list(results) == list(table.systems)
+    assert {len(folders) for folders in results.values()} == {1}
+
+
+@pytest.mark.parametrize("name", MINI_TABLES)
+def test_rows_of_a_table_of_the_miniature_world_are_trained_for_as_many_steps(name: str):
+    table: MiniTable = MINI_TABLES[name]
     steps = {
-        name: load_experiment(system.experiment).optimiser.steps
+        row: load_experiment(system.experiment).optimiser.steps
         + (load_experiment(parent).optimiser.steps if parent else 0)
-        for name, system in SYSTEMS.items()
+        for row, system in table.systems.items()
         for parent in [PARENTS.get(system.experiment)]
     }
     assert len(set(steps.values())) == 1, steps
+    assert table.compared in table.systems
+
+
+def test_experiments_of_the_miniature_world_stand_for_those_of_the_papers_tables():
+    """Row by row they differ from one another in the keys in which the paper's rows do."""
+    pairs = {
+        "mini-views": [("vawan-v1", "vawan")],
+        "mini-architectures": [
+            *(("align-cross-attention-nopose", "align"), ("align-cross-attention", "align")),
+            *(("align-pixelnerf", "align"), ("align-s", "align")),
+        ],
+        "mini-poses": [
+            ("vawan-gt-time-and-pose-v1", "vawan-gt-ac3d-2048"),
+            ("vawan-gt-ac3d-512-v1", "vawan-gt-ac3d-2048"),
+            ("vawan-gt-ac3d-512-v4", "vawan-gt-ac3d-2048"),
+            ("vawan-gt-ac3d-512-shared", "vawan-gt-ac3d-2048"),
+        ],
+    }
+    for name, of_paper in pairs.items():
+        table = MINI_TABLES[name]
+        rows = [system for row, system in table.systems.items() if row != table.compared]
+        for system, (row, compared) in zip(rows, of_paper, strict=True):
+            own = differing(system.experiment, table.systems[table.compared].experiment)
+            assert own == differing(row, compared), system
+
+
+def differing(a: str, b: str) -> set[str]:
+    """Keys of two experiments that differ, without those that size a model or say how it trains."""
+    one, other = (values_of(load_experiment(name)) for name in (a, b))
+    keys = {key for key in one | other if one.get(key) != other.get(key)}
+    sizes = ("batch.", ".width", ".blocks", ".heads", ".latent_width")
+    return {key for key in keys if not any(part in key for part in sizes)}
+
+
+def test_a_table_that_is_none_and_a_second_store_are_refused(paper_store: Path, tmp_path: Path):
+    store = open_store(paper_store, derive=CLIP_CAMERAS)
+    with pytest.raises(ReproduceFault, match=r"table1, .*mini-poses"):
+        plan_reproduction("table7", {"a": store}, tmp_path, WAYS, seeds=1)
+    with pytest.raises(ReproduceFault, match="is of one store"):
+        plan_reproduction("mini", {"a": store, "b": store}, tmp_path, WAYS, seeds=1)
 
 
 def test_tables_without_the_category_of_a_row_leave_its_systems_out(

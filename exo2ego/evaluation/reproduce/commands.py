@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from exo2ego.evaluation.reproduce.settings import PlannedStore, name_of
+from exo2ego.evaluation.reproduce.settings import ALIGN, PlannedStore, Ways, name_of
 from exo2ego.evaluation.reproduce.step import Kind, Step
 from exo2ego.evaluation.reproduce.there import (
     digest_if_known,
@@ -37,7 +37,7 @@ def _training(planned: PlannedStore, system: System) -> list[Step]:
     """The steps up to a system's run."""
     if system.experiment in PARENTS:
         return [*_training(planned, _parent(system)), _train(planned, system, "poseinj")]
-    if not isinstance(planned.experiment(system), DiffusionExperiment):
+    if planned.experiment(system).stage == ALIGN:
         return [_train(planned, system, "align")]
     align = _training(planned, System(experiment=system.align)) if system.align else []
     return [*align, _first_frames(planned, system), _train(planned, system, "train")]
@@ -123,14 +123,23 @@ def frames_step(
 def _sample(planned: PlannedStore, system: System) -> Step:
     run, samples, ways = planned.run(system), planned.samples(system), planned.ways
     words = ["sample", *store_and_device(planned), "--checkpoint", str(run), "--out", str(samples)]
-    words += ["--vae", ways.vae, "--steps", str(ways.solver_steps), *chosen_set(planned)]
-    expected = {"store_hash": planned.store.hash, "sampler.steps": ways.solver_steps}
-    if ways.guidance is not None:
-        words += ["--guidance", str(ways.guidance)]
-        expected["sampler.guidance"] = ways.guidance
+    words += ["--vae", ways.vae, *chosen_set(planned)]
     words += ["--batch", str(ways.batch)] if ways.batch > 1 else []
+    expected: dict[str, Any] = {"store_hash": planned.store.hash}
+    if planned.experiment(system).stage != ALIGN:
+        options, wanted = _solver(ways)
+        words, expected = words + options, expected | wanted
     done = partial(samples_done, run, samples, planned.clip_ids, expected)
     return Step("sample", name_of(system), lambda: words, len(planned.clip_ids), "clips", done)
+
+
+def _solver(ways: Ways) -> tuple[list[str], dict[str, Any]]:
+    """The options that say how a generator's samples are solved; what they say, by key."""
+    words, expected = ["--steps", str(ways.solver_steps)], {"sampler.steps": ways.solver_steps}
+    if ways.guidance is None:
+        return words, expected
+    guidance = {"sampler.guidance": ways.guidance}
+    return [*words, "--guidance", str(ways.guidance)], expected | guidance
 
 
 def evaluate_step(planned: PlannedStore, samples: Path, name: str) -> Step:

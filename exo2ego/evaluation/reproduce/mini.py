@@ -1,7 +1,7 @@
-"""The evidence of the miniature world (docs/experiments.md): its systems, in the issue's order."""
+"""The evidence of the miniature world (docs/experiments.md): a table's steps, and its scores."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from exo2ego.evaluation.reproduce.commands import (
     store_and_device,
     system_steps,
 )
-from exo2ego.evaluation.reproduce.settings import PlannedStore, Ways
+from exo2ego.evaluation.reproduce.mini_tables import MiniTable
+from exo2ego.evaluation.reproduce.settings import ALIGN, PlannedStore, Ways
 from exo2ego.evaluation.reproduce.step import KINDS, Step
 from exo2ego.evaluation.reproduce.there import digest_if_known, videos_done
 from exo2ego.evaluation.tables.published import System
@@ -28,16 +29,6 @@ BATCH = 20
 GUIDANCE = 1.0
 """Choice: none. With the paper's 3.5 a model of this size lost 2.2 dB (docs/decisions.md)."""
 FOUNDATION = "foundation, given an exo frame"
-OURS = "ours"
-_ALIGN = "mini-align"
-SYSTEMS: Mapping[str, System] = {
-    "VAWAN": System(experiment="mini-vawan", align=_ALIGN),
-    "ours without EgoExo-Align": System(experiment="mini-poseinj-no-align"),
-    "ours without PoseInj": System(experiment="mini-multiexocon-alone", align=_ALIGN),
-    OURS: System(experiment="mini-poseinj", align=_ALIGN),
-    "ours, given the true first frame": System(experiment="mini-poseinj-gt"),
-}
-"""By what they are called in the table. Every one is trained for as many steps."""
 _VIEW = 0
 """The exo view that the foundation model goes on from."""
 
@@ -48,24 +39,45 @@ def mini_ways(ways: Ways) -> Ways:
     return replace(ways, wan=MINI, vae=MINI, evaluation_set=clips, guidance=GUIDANCE, batch=BATCH)
 
 
-def plan_mini(planned: PlannedStore, seeds: int = SEEDS) -> list[Step]:
+def plan_mini(planned: PlannedStore, table: MiniTable, seeds: int = SEEDS) -> list[Step]:
     """Every step for so many seeds; Align, and what it predicts, is shared by all of them."""
     found: dict[tuple[object, ...], Step] = {}
-    for seed in range(seeds):
-        of_seed = replace(planned, seed=seed)
-        steps = [*_foundation_steps(of_seed, seed)]
-        steps += [step for system in SYSTEMS.values() for step in system_steps(of_seed, system)]
-        for step in steps:
+    for row in _rows(planned, table, seeds):
+        for step in row.steps:
             shared = step.kind in ("align", "first frames")
-            found.setdefault((step.kind, step.name, None if shared else seed), step)
+            found.setdefault((step.kind, step.name, None if shared else row.seed), step)
     return sorted(found.values(), key=lambda step: KINDS.index(step.kind))
 
 
-def mini_results(planned: PlannedStore, seeds: int = SEEDS) -> dict[str, list[Path]]:
+def mini_results(
+    planned: PlannedStore, table: MiniTable, seeds: int = SEEDS
+) -> dict[str, list[Path]]:
     """The folder of samples of each row and seed, by the row's name."""
-    each = [replace(planned, seed=seed) for seed in range(seeds)]
-    rows = {name: [one.samples(system) for one in each] for name, system in SYSTEMS.items()}
-    return {FOUNDATION: [_foundation_samples(one) for one in each], **rows}
+    found: dict[str, list[Path]] = {}
+    for row in _rows(planned, table, seeds):
+        found.setdefault(row.name, []).append(row.samples)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _SeedRow:
+    """A row of one seed: where its samples are to be, and what makes them and their scores."""
+
+    name: str
+    seed: int
+    samples: Path
+    steps: Sequence[Step]
+
+
+def _rows(planned: PlannedStore, table: MiniTable, seeds: int) -> Iterator[_SeedRow]:
+    """Each seed's rows in the table's order; an Align by itself, trained once, has the first."""
+    for seed in range(seeds):
+        one = replace(planned, seed=seed)
+        if table.has_foundation:
+            yield _SeedRow(FOUNDATION, seed, _foundation_samples(one), _foundation_steps(one, seed))
+        for name, system in table.systems.items():
+            if seed == 0 or planned.experiment(system).stage != ALIGN:
+                yield _SeedRow(name, seed, one.samples(system), system_steps(one, system))
 
 
 def _foundation_samples(planned: PlannedStore) -> Path:

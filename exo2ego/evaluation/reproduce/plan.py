@@ -1,6 +1,6 @@
 """Which steps a table of the paper needs on some stores, in order; rows share what they can."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from exo2ego.evaluation.reproduce.commands import system_steps
@@ -11,7 +11,7 @@ from exo2ego.evaluation.tables.result import SCORES
 from stores.reading import Store
 
 
-def plan_stores(stores: dict[str, Store], out: Path, ways: Ways) -> list[PlannedStore]:
+def plan_stores(stores: Mapping[str, Store], out: Path, ways: Ways) -> list[PlannedStore]:
     """The stores by the names that commands use, each with a folder of its own below `out`.
 
     Raises ReproduceFault if two of them would share a folder.
