@@ -1,11 +1,16 @@
-"""Trains as one of several processes: what tests start once a rank. Reads its task as JSON."""
+"""Processes that train, each as one rank: forked from one that has imported everything."""
 
-import json
+import faulthandler
+import multiprocessing
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from signal import SIGABRT
+from typing import Any
 
 import torch
 import torch._dynamo.utils
@@ -18,10 +23,34 @@ from exo2ego.training.trainer import train
 from stores.errors import UserFault
 from stores.zarr_store import open_store
 
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload([__name__])  # to import takes longer than to train so little
 
-def main() -> None:
+
+def start_rank(
+    task: Mapping[str, Any], environment: Mapping[str, object], said: Path
+) -> BaseProcess:
+    """Starts a process that does a task, with these variables; `said` is to be its stderr."""
+    process = FORKED.Process(target=run, args=(dict(task), dict(environment), said))
+    process.start()
+    return process
+
+
+def ended(process: BaseProcess, longest_s: float) -> int:
+    """The exit code; a process that does not end says where it stands, and is killed."""
+    process.join(longest_s)
+    if process.exitcode is None:
+        os.kill(process.pid or 0, SIGABRT)
+        process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def run(task: dict[str, Any], environment: dict[str, object], said: Path) -> None:
+    os.environ |= {name: str(value) for name, value in environment.items()}
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())
+    faulthandler.enable()
     torch.set_num_threads(1)
-    task = json.loads(sys.argv[1])
     rank, step, number = task.get("signal", (None, None, None))
     if "nan_clip" in task:
         make_nan(task["stage"], task["nan_clip"])
@@ -71,7 +100,3 @@ def make_nan(stage: str, clip_id: str) -> None:
         return real(model, batch, *more) * torch.tensor(bad)
 
     STAGES[stage] = replace(STAGES[stage], losses=losses)
-
-
-if __name__ == "__main__":
-    main()

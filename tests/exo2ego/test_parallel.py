@@ -8,10 +8,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGABRT, SIGKILL, SIGUSR1
+from signal import SIGKILL, SIGUSR1
 
 import pytest
 import torch
@@ -31,6 +30,7 @@ from exo2ego.training.losses import read_metrics
 from exo2ego.training.nan_guard import read_skipped
 from exo2ego.training.parallel import RankFault, Ranks
 from stores.reading import Store
+from tests.exo2ego.ranks import ended, start_rank
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["precision=fp32", "batch.global_batch=4", "batch.micro_batch=1"]
@@ -57,7 +57,12 @@ class Started:
 
 
 @pytest.fixture(scope="session")
-def start(store_path: Path, framed_store: Store, runs: dict[str, Path]) -> Callable[..., Started]:
+def start(
+    store_path: Path,
+    framed_store: Store,
+    runs: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Started]:
     """Starts so many processes on one run, as torchrun would, and waits for them."""
 
     def begin(
@@ -79,32 +84,15 @@ def start(store_path: Path, framed_store: Store, runs: dict[str, Path]) -> Calla
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         about = {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        script, started = ROOT / "tests/exo2ego/ranks.py", []
+        folder, started = tmp_path_factory.mktemp("said"), []
+        said = [folder / str(rank) for rank in range(processes)]
         for rank in range(processes):
-            own = about | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": ROOT}
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, "-Xfaulthandler", script, json.dumps(task)],
-                    env=os.environ | {name: str(value) for name, value in own.items()},
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        with ThreadPoolExecutor(processes) as side_by_side:
-            errors = list(side_by_side.map(_said, started))
-        return Started([process.returncode for process in started], errors)
+            own = about | {"RANK": rank, "LOCAL_RANK": rank}
+            started.append(start_rank(task, own, said[rank]))
+        codes = [ended(process, LONGEST_S) for process in started]
+        return Started(codes, [path.read_text() for path in said])
 
     return begin
-
-
-def _said(process: subprocess.Popen[str]) -> str:
-    """What it wrote on stderr; one that does not end says where it stands, and is killed."""
-    try:
-        return process.communicate(timeout=LONGEST_S)[1]
-    except subprocess.TimeoutExpired:
-        process.send_signal(SIGABRT)
-        return process.communicate()[1]
 
 
 @pytest.fixture(scope="session")
