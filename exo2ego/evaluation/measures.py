@@ -34,6 +34,8 @@ MEASURES: dict[str, Measure] = {
     "lag_frames": Measure("clip", "zero", "frames by which motion is late; negative is early"),
     "timing_error_frames": Measure("clip", "less", "the lag without its sign"),
     "motion_agreement": Measure("clip", "more", "correlation of the motions at that lag"),
+    "motion_on_time": Measure("clip", "more", "correlation of the motions without a lag"),
+    "motion_lateness": Measure("clip", "zero", "correlation a frame late less a frame early"),
 }
 """The paper's three metrics (4.1), then ours; docs/evaluation.md has the formulas."""
 
@@ -68,5 +70,7 @@ def measure_clip(
         "lag_frames": None if lag is None else float(lag),
         "timing_error_frames": None if lag is None else float(abs(lag)),
         "motion_agreement": timing.agreement,
+        "motion_on_time": timing.on_time,
+        "motion_lateness": timing.lateness,
     }
     return Measured({name: value.cpu() for name, value in of_frames.items()}, of_clip)

@@ -34,6 +34,8 @@ class Score(BaseModel):
     lag_frames: Number = Field(default=NOT_MEASURED, description="of the clips that have one")
     timing_error_frames: Number = Field(default=NOT_MEASURED, description="of the same clips")
     motion_agreement: Number = Field(default=NOT_MEASURED, description="1 for equal motion")
+    motion_on_time: Number = Field(default=NOT_MEASURED, description="the same without a lag")
+    motion_lateness: Number = Field(default=NOT_MEASURED, description="above 0 if it comes late")
 
 
 class Interval(BaseModel):

@@ -88,6 +88,27 @@ def test_the_lag_is_found_in_other_pixels_that_move_alike():
     assert camera_timing(other, truth).lag_frames == 2
 
 
+@pytest.mark.parametrize("lag", [-1, 0, 1])
+def test_many_videos_that_agree_too_little_tell_on_the_mean_whether_they_are_late(lag: int):
+    """Each moves half as the truth did `lag` frames ago, half as it likes."""
+    found = []
+    for seed in range(24):
+        true, own = wandering(12, seed), wandering(12, 100 + seed)
+        pairs = zip(true[2 - lag :], own[2:], strict=False)
+        mixed = [((a + 1.2 * c) / 2, (b + 1.2 * d) / 2) for (a, b), (c, d) in pairs][:8]
+        made, truth = path_video(mixed, seed=1), path_video(true[2:10])
+        found.append(camera_timing(made, truth))
+    lateness = torch.tensor([one.lateness for one in found])
+    error = float(lateness.std()) / len(found) ** 0.5
+    untold = sum(one.lag_frames is None for one in found)
+    assert untold > len(found) / 3  # of many no lag can be told
+    if lag:
+        assert float(lateness.mean()) * lag > 4 * error
+    else:
+        assert abs(float(lateness.mean())) < 2.5 * error
+        assert sum(one.on_time or 0 for one in found) / len(found) > 0.4
+
+
 def test_videos_that_do_not_move_alike_have_no_lag_but_an_agreement():
     truth, other = (path_video(wandering(8, seed=s), seed=s) for s in (1, 8))
     timing = camera_timing(other, truth)
@@ -100,6 +121,7 @@ def test_a_camera_that_stands_or_pans_evenly_cannot_be_timed(velocity: tuple[flo
     video = path_video([velocity] * 8)
     timing = camera_timing(video, video)
     assert (timing.lag_frames, timing.agreement) == (None, None)
+    assert (timing.on_time, timing.lateness) == (None, None)
 
 
 def test_a_still_video_does_not_move_like_the_truth():

@@ -1,5 +1,6 @@
 """Reproducing a table: the right runs, once each and in order; resumable; the table at the end."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -263,3 +264,11 @@ def test_table_2_is_made_printed_and_not_made_again(paper_store: Path, tmp_path:
         assert "made otherwise" in refused.stderr
     with_lpips = call(*words, "--alexnet", tmp_path / "alexnet.pth", "--dry-run")
     assert "0 of 3 clips" in with_lpips.stdout  # scored without LPIPS, which is asked for now
+    scores = next(out.rglob("samples/multiexocon/scores.json"))
+    older = json.loads(scores.read_text())
+    del older["provenance"]["method"]["motion_lateness"]
+    scores.write_text(json.dumps(older))
+    lines = [line for line in call(*words, "--dry-run").stdout.splitlines() if "evaluate" in line]
+    counted = [line for line in lines if "of 3 clips" in line]
+    assert sum("0 of 3 clips" in line for line in counted) == 1  # a measure is younger than it
+    assert sum("3 of 3 clips" in line for line in counted) == 2

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from exo2ego.evaluation.manifest import MANIFEST, read_manifest
+from exo2ego.evaluation.measures import MEASURES
 from exo2ego.evaluation.reproduce.settings import ReproduceFault
 from exo2ego.evaluation.scores import NOT_MEASURED
 from exo2ego.evaluation.tables.result import SCORES
@@ -81,12 +82,15 @@ def videos_done(samples: Path, clip_ids: Sequence[str], expected: Mapping[str, A
 
 
 def scores_done(samples: Path, clip_ids: Sequence[str], *, wants_lpips: bool) -> int:
-    """Clips that are scored, of samples as they are now; none if LPIPS is wanted and lacks."""
+    """Clips that are scored, of samples as they are now, by every measure that there is now; none
+    if LPIPS is wanted and lacks."""
     if not (samples / SCORES).is_file() or not (samples / MANIFEST).is_file():
         return 0
     scores = orjson.loads((samples / SCORES).read_bytes())
     made_of = scores["provenance"]
     if made_of["manifest_digest"] != read_manifest(samples).digest:
+        return 0
+    if MEASURES.keys() - made_of["method"].keys():
         return 0
     if wants_lpips and made_of["lpips_trunk"] == NOT_MEASURED:
         return 0
