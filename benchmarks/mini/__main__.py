@@ -1,4 +1,4 @@
-"""`python -m benchmarks.mini vae|foundation|adapter|reads`: the small weights (docs/mini.md)."""
+"""`python -m benchmarks.mini vae|foundation|adapter|reads|timing`: docs/mini.md, experiments.md."""
 
 import argparse
 from dataclasses import replace
@@ -11,6 +11,7 @@ from benchmarks.mini.films import write_films
 from benchmarks.mini.foundation import FoundationTraining, train_foundation, training_videos
 from benchmarks.mini.reads import losses_of
 from benchmarks.mini.sheet import draw_foundation_sheet, draw_vae_sheet
+from benchmarks.mini.timing import timing_when_moved
 from benchmarks.mini.vae import VaeTraining, train_vae
 from benchmarks.mini.vae_file import score_vae, write_vae
 from exo2ego.geometry.clip_rays import CLIP_CAMERAS
@@ -75,7 +76,14 @@ def main() -> None:
     reads = parts.add_parser("reads", help="what generators read of a clip, by their losses")
     reads.add_argument("store", type=Path)
     reads.add_argument("runs", type=Path, nargs="+")
+    timing = parts.add_parser("timing", help="how timing changes when samples are a frame off")
+    timing.add_argument("store", type=Path)
+    timing.add_argument("samples", type=Path)
     asked = parser.parse_args()
+    if asked.part == "timing":
+        for line in timing_when_moved(open_store(asked.store), asked.samples):
+            print(line, flush=True)
+        return
     if asked.part == "reads":
         print_losses(asked.store, asked.runs)
         return
