@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def simulate_root(
     on the device, on how many takes there are or on how many `workers` (processes) draw them.
     Takes go through `splits` and, in fours, through the categories. `faults` adds, to takes.json
     alone, a dropped take, one whose videos are missing, and a uid in the splits that no take has.
-    Raises SimulationFault if the folder holds anything else, or the numbers make no videos.
+    Raises SimulationFault if the folder holds anything else, the numbers make no videos, or a
+    process dies.
     """
     frames = frames_of(seconds)
     _check_numbers(takes, frames, height, samples, workers)
@@ -172,7 +174,10 @@ def _take_folder(out: Path, plan: TakePlan) -> Path:
 def _write_takes(
     out: Path, plans: Sequence[TakePlan], filming: Filming, workers: int
 ) -> Iterator[None]:
-    """Draws takes in so many processes, and yields once for each that is there."""
+    """Draws takes in so many processes, and yields once for each that is there.
+
+    Raises SimulationFault if a process dies.
+    """
     if min(workers, len(plans)) <= 1:
         yield from (_write_take(out, plan, filming) for plan in plans)
         return
@@ -180,6 +185,14 @@ def _write_takes(
     try:
         jobs = [pool.submit(_write_take, out, plan, filming) for plan in plans]
         yield from (job.result() for job in as_completed(jobs))
+    except BrokenProcessPool as died:
+        raise SimulationFault(
+            "A process that draws takes has died.",
+            where=f"one of {workers} processes",
+            expected="processes that run to their end",
+            got=str(died),
+            fix="If memory ran out, ask for fewer with --workers. Run again: finished takes stay.",
+        ) from died
     finally:  # stopped or failed: takes that are begun are finished, no other is
         pool.shutdown(cancel_futures=True)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,25 @@ def test_no_worker_outlives_a_simulation_that_is_killed(tmp_path: Path):
         run.kill()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
+
+
+def test_a_worker_that_dies_is_told_and_takes_that_are_finished_stay(
+    four: SimulatedRoot, tmp_path: Path
+):
+    def deadly(items: Iterable[Any], /, *, total: int, what: str, unit: str) -> Iterator[Any]:
+        for item in items:
+            yield item
+            for worker in psutil.Process().children():
+                if "spawn_main" in " ".join(worker.cmdline()):
+                    worker.kill()
+
+    words: dict[str, Any] = {"takes": 8, "seed": 9, **SMALL}
+    with pytest.raises(SimulationFault, match="process that draws takes has died"):
+        simulate_root(tmp_path / "root", workers=2, track=deadly, **words)
+    again = simulate_root(tmp_path / "root", **words)
+    assert 0 < again.takes_new < 8
+    for name in four.take_names:
+        assert digests(again.root / "takes" / name) == digests(four.root / "takes" / name)
 
 
 def test_another_seed_makes_another_take(two: SimulatedRoot, tmp_path: Path):
