@@ -10,6 +10,7 @@ _ALIGN = "mini-align"
 _OURS = "ours"
 _FOUR_VIEWS = "VAWAN, 4 views"
 _WIDE = "AC3D, 128 channels, 4 views"
+_MOTION = "rays in the first ego frame"
 _LARGE = "ST-Transformer, large"
 
 
@@ -63,8 +64,16 @@ MINI_TABLES: Mapping[str, MiniTable] = {
         },
         compared=_WIDE,
     ),
+    "mini-rays": MiniTable(
+        {
+            "rays in the reference exo camera": System(experiment="mini-poseinj-gt"),
+            _MOTION: System(experiment="mini-poseinj-gt-motion"),
+        },
+        compared=_MOTION,
+    ),
 }
 """By what `exo2ego reproduce` calls them: the modules (Tables 1, 2 and 4), exo views (Table 5),
-EgoExo-Align's architectures (Table 3; Choice: frame by frame, without a generator), and VAWAN's
-pose conditioning, given the true first frame (Table 6). Widths of AC3D's blocks are the paper's
-10 and 40 % of Wan's channels, the narrow ones of a whole head: 64 of 320."""
+EgoExo-Align's architectures (Table 3; Choice: frame by frame, without a generator), VAWAN's pose
+conditioning, given the true first frame (Table 6), and what PoseInj's rays are written in (beyond
+the paper). Widths of AC3D's blocks are the paper's 10 and 40 % of Wan's channels, the narrow ones
+of a whole head: 64 of 320."""

@@ -16,11 +16,11 @@ MEASURED = (
     "psnr",
     "ssim",
     "view_bias_pixels",
-    "timing_error_frames",
-    "motion_agreement",
+    "motion_on_time",
+    "motion_lateness",
     "sharpness_log2",
 )
-"""Measures that need no weights of others."""
+"""Measures that need no weights of others, and that blurred videos have, too."""
 _WORDS, _COUNTS = ("system", "store", "take"), ("seed", "clips")
 LINES = pa.schema(
     [(name, pa.string()) for name in _WORDS]

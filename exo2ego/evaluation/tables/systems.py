@@ -29,6 +29,7 @@ PARENTS: Mapping[str, str] = {
     "poseinj-gt": "multiexocon-gt",
     "mini-poseinj": "mini-multiexocon",
     "mini-poseinj-gt": "mini-multiexocon-gt",
+    "mini-poseinj-gt-motion": "mini-multiexocon-gt",
     "mini-poseinj-no-align": "mini-multiexocon-no-align",
 }
 """What an experiment goes on from (3.4.2), as the files in exo2ego/experiments say."""
