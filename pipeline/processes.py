@@ -5,9 +5,12 @@ import os
 import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import pyarrow as pa
 import torch
+
+from stores.errors import UserFault
 
 
 def take_processes(count: int) -> ProcessPoolExecutor:
@@ -15,6 +18,19 @@ def take_processes(count: int) -> ProcessPoolExecutor:
     # fork would copy torch's and decord's threads half alive
     start = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(count, mp_context=start, initializer=_settle)
+
+
+def death_of_one(
+    fault: type[UserFault], does: str, count: int, died: BrokenProcessPool
+) -> UserFault:
+    """The fault to raise when a process of such a pool has died; `does` is what it did."""
+    return fault(
+        f"A process that {does} has died.",
+        where=f"one of {count} processes",
+        expected="processes that run to their end",
+        got=str(died),
+        fix="If memory ran out, ask for fewer with --workers. Run again: finished takes stay.",
+    )
 
 
 def _settle() -> None:

@@ -12,7 +12,7 @@ from pipeline.clips import pose_gaps, usable_frames, windows
 from pipeline.dataset import Dataset, Take
 from pipeline.ingest_journal import TakeJournal, input_stamp, take_key
 from pipeline.pose_notes import pose_notes
-from pipeline.processes import take_processes
+from pipeline.processes import death_of_one, take_processes
 from pipeline.published import check_clips
 from pipeline.rejects import Reject, TakeRejected
 from pipeline.take_tasks import Task
@@ -86,13 +86,7 @@ def read_all(
             fix="Make room and run again: finished takes stay, and so does a list of before.",
         ) from refused
     except BrokenProcessPool as died:
-        raise ReaderFault(
-            "A process that reads takes has died.",
-            where=f"one of {cores} processes",
-            expected="processes that run to their end",
-            got=str(died),
-            fix="If memory ran out, ask for fewer with --workers. Run again: finished takes stay.",
-        ) from died
+        raise death_of_one(ReaderFault, "reads takes", cores, died) from died
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -31,7 +31,8 @@ class Moved:
 def timing_when_moved(store: Store, samples: Path) -> Iterator[Moved]:
     """Timing of samples that are moved to come a frame early, as they are, and a frame late.
 
-    All of one frame less than a clip has. Clips whose truth does not move are left out.
+    All of one frame less than a clip has. Clips without a lateness (whose truth does not move) are
+    left out.
     """
     clips = sorted(read_manifest(samples).clips)
     made = [read_frames(samples / f"{clip_id}.safetensors", clip_id) for clip_id in clips]
@@ -51,12 +52,11 @@ def moved(
 
 
 def _means(late: int, takes: list[str], timings: list[Timing]) -> Moved:
-    found: dict[str, list[Timing]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     for take, timing in zip(takes, timings, strict=True):
-        if timing.on_time is not None:
-            found.setdefault(take, []).append(timing)
-    on_time = [fmean(one.on_time or 0 for one in of) for of in found.values()]
-    lateness = [fmean(one.lateness or 0 for one in of) for of in found.values()]
+        if timing.on_time is not None and timing.lateness is not None:
+            found.setdefault(take, []).append((timing.on_time, timing.lateness))
+    on_time, lateness = ([fmean(one[k] for one in of) for of in found.values()] for k in (0, 1))
     return Moved(late, len(found), _mean(on_time, "on time"), _mean(lateness, "lateness"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.processes import take_processes
+from pipeline.processes import death_of_one, take_processes
 from pipeline.simulate.calibration import (
     camera_pose,
     closed_loop_trajectory,
@@ -186,13 +186,7 @@ def _write_takes(
         jobs = [pool.submit(_write_take, out, plan, filming) for plan in plans]
         yield from (job.result() for job in as_completed(jobs))
     except BrokenProcessPool as died:
-        raise SimulationFault(
-            "A process that draws takes has died.",
-            where=f"one of {workers} processes",
-            expected="processes that run to their end",
-            got=str(died),
-            fix="If memory ran out, ask for fewer with --workers. Run again: finished takes stay.",
-        ) from died
+        raise death_of_one(SimulationFault, "draws takes", workers, died) from died
     finally:  # stopped or failed: takes that are begun are finished, no other is
         pool.shutdown(cancel_futures=True)
 

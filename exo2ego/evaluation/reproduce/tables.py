@@ -38,8 +38,10 @@ def plan_reproduction(
     """
     if name in PAPER_TABLES:
         table, planned = PAPER_TABLES[name], plan_stores(stores, out, ways)
-        page = lambda: tables_page(results_of(table, planned), [table.number])  # noqa: E731
-        return Reproduction(plan_table(table, planned), page)
+        return Reproduction(
+            plan_table(table, planned),
+            lambda: tables_page(results_of(table, planned), [table.number]),
+        )
     if name not in MINI_TABLES:
         raise ReproduceFault(
             "There is no such table.",

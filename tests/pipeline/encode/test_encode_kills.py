@@ -9,7 +9,7 @@ import orjson
 from stores.verify import verify_store
 from stores.zarr_store import open_store
 
-STORES, MOST_KILLS = 4, 8
+STORES, MOST_KILLS = 6, 8
 KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
