@@ -901,11 +901,13 @@ def show_scores(scores: Any) -> None:
             "view_bias": "view bias",
             "view_bias_pixels": "by pixels",
         },
-        "motion and sharpness against the truth": {
+        "camera motion against the truth": {
             "timing_error_frames": "timing (frames)",
             "motion_agreement": "agreement",
-            "sharpness_log2": "sharpness (log2)",
+            "motion_on_time": "on time",
+            "motion_lateness": "lateness",
         },
+        "sharpness against the truth": {"sharpness_log2": "sharpness (log2)"},
     }
     for title, measures in tables.items():
         rows = [

@@ -130,6 +130,7 @@ def test_scores_are_written_and_lpips_without_weights_is_not_measured(world: Wor
     assert scores["missing"] == []
     table = call("evaluate", "--store", world.store, "--samples", world.at / "samples").stdout
     assert "not measured" in table
+    assert all(column in table for column in ("PSNR", "view bias", "on time", "lateness", "log2"))
 
 
 def test_the_path_again_does_nothing_anew(world: World):
