@@ -73,7 +73,7 @@ def main() -> None:
     adapter.add_argument("run", type=Path, help="a trained stage's")
     adapter.add_argument("out", type=Path)
     adapter.add_argument("--parent", type=Path, help="the adapter that it went on from")
-    reads = parts.add_parser("reads", help="what generators read of a clip, by their losses")
+    reads = parts.add_parser("reads", help="what stages read of a clip, by their losses")
     reads.add_argument("store", type=Path)
     reads.add_argument("runs", type=Path, nargs="+")
     timing = parts.add_parser("timing", help="how timing changes when samples are a frame off")

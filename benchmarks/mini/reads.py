@@ -1,15 +1,14 @@
-"""What a generator reads of a clip: how its loss rises with exo videos or rays of another take."""
+"""What a stage reads of a clip: how its loss rises with exo videos or rays of another take."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 
+from exo2ego.evaluation.reproduce.settings import ALIGN
 from exo2ego.training.checkpoint import find_checkpoint, read_state
-from exo2ego.training.experiment import DiffusionExperiment
 from exo2ego.training.experiment_file import parse_experiment
 from exo2ego.training.first_frames import FIRST_FRAMES
 from exo2ego.training.held_out import evenly
@@ -21,12 +20,14 @@ SIGMAS = (0.3, 0.6, 0.9)
 """Noise levels: the loss is their mean."""
 MOST, BATCH = 104, 26
 """Clips, each of another take, and how many at a time."""
-EXO = "exo_latents"
+EXO = ("exo_latents", "exo_latents[0]")
+_NEITHER = ("ego_latents", "first_frames/")
+"""Beginnings of what is neither exo videos nor rays: what is predicted, and the first frame."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Means over clips and noise levels; a clip's noise is the same every time."""
+    """Means over clips and, of a generator, noise levels; its noise is the same every time."""
 
     split: str
     clips: int
@@ -41,27 +42,29 @@ def losses_of(run: Path, store: Store, split: str) -> Losses:
     """Losses of a run's newest checkpoint on a split, one clip a take, evenly over its takes."""
     folder = find_checkpoint(run)
     state = read_state(folder)
-    experiment = cast(DiffusionExperiment, parse_experiment(state.experiment, where=folder))
+    experiment = parse_experiment(state.experiment, where=folder)
     stage, model = STAGES[state.stage], load_model(folder, wan_spec=None, device="cpu")
-    frames = state.first_frames
+    reads, frames = stage.reads(experiment), state.first_frames
+    levels = (None,) if state.stage == ALIGN else SIGMAS
     stream = ClipStream(
         store,
-        stage.reads(experiment),
+        reads,
         batch_size=BATCH,
         seed=0,
         clip_ids=_one_a_take(store, split),
         derived={FIRST_FRAMES: frames} if frames else {},
     )
 
-    def mean(exchanged: str | None = None) -> float:
+    def mean(exchanged: Sequence[str] = ()) -> float:
         losses = list[Tensor]()
         with torch.no_grad(), arithmetic(experiment.precision, "cpu"):
             for batch in _batches(stream, exchanged):
-                losses += [stage.held_out(model, batch, sigma, experiment) for sigma in SIGMAS]
+                losses += [stage.held_out(model, batch, level, experiment) for level in levels]
         return torch.cat(losses).mean().item()
 
-    rays = experiment.pose_reads
-    return Losses(split, len(stream.clip_ids), mean(), mean(EXO), mean(rays) if rays else None)
+    exo = [name for name in reads if name in EXO]
+    rays = [name for name in reads if name not in EXO and not name.startswith(_NEITHER)]
+    return Losses(split, len(stream.clip_ids), mean(), mean(exo), mean(rays) if rays else None)
 
 
 def _one_a_take(store: Store, split: str) -> list[str]:
@@ -69,14 +72,15 @@ def _one_a_take(store: Store, split: str) -> list[str]:
     return evenly(sorted(takes.values()), MOST)
 
 
-def _batches(stream: ClipStream, exchanged: str | None) -> Iterator[ClipBatch]:
-    """The clips, with one of their arrays from the clip half of all clips further on."""
+def _batches(stream: ClipStream, exchanged: Sequence[str]) -> Iterator[ClipBatch]:
+    """The clips, with these arrays from the clip half of all clips further on."""
     own, half = stream.clip_ids, len(stream.clip_ids) // 2
     others = own[half:] + own[:half]
     for first in range(0, len(own), BATCH):
         some = slice(first, first + BATCH)
         batch = stream.batch_of(own[some])
         if exchanged:
-            there = stream.batch_of(others[some])[exchanged]
-            batch = replace(batch, arrays=batch.arrays | {exchanged: there})
+            there = stream.batch_of(others[some])
+            of_others = {name: there[name] for name in exchanged}
+            batch = replace(batch, arrays=batch.arrays | of_others)
         yield batch
