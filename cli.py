@@ -976,7 +976,7 @@ def reproduce(
         str,
         typer.Argument(
             help="table1 to table6, or the miniature world's (docs/mini.md): mini, mini-views, "
-            "mini-architectures, mini-poses, mini-rays."
+            "mini-architectures, mini-architectures-vawan, mini-poses, mini-rays."
         ),
     ],
     store: Annotated[list[str], typer.Option(help="A store; repeatable: one for each category.")],

@@ -118,6 +118,21 @@ def test_an_align_by_itself_is_trained_scored_and_shown_once_however_many_seeds(
     assert {len(folders) for folders in results.values()} == {1}
 
 
+def test_every_align_that_is_shown_by_itself_gives_a_vawan_its_first_frames(
+    mini_store: PlannedStore,
+):
+    alone, of_vawan = (MINI_TABLES[f"mini-architectures{end}"] for end in ("", "-vawan"))
+    shown = {row: system.experiment for row, system in alone.systems.items()}
+    assert {row: system.align for row, system in of_vawan.systems.items()} == shown
+    steps = plan_mini(mini_store, of_vawan, seeds=1)
+    assert sorted(name for kind, name in names(steps) if kind == "first frames") == sorted(
+        shown.values()
+    )
+    assert [name for kind, name in names(steps) if kind == "train"] == [
+        f"mini-vawan-on-{align}" for align in shown.values()
+    ]
+
+
 @pytest.mark.parametrize("name", MINI_TABLES)
 def test_rows_of_a_table_of_the_miniature_world_are_trained_for_as_many_steps(name: str):
     table: MiniTable = MINI_TABLES[name]

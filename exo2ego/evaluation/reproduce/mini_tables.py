@@ -25,6 +25,11 @@ class MiniTable:
     """Whether the foundation model, given an exo frame, is its first row."""
 
 
+def _vawan_on(align: str) -> System:
+    """VAWAN, trained and sampled with the first frames of this EgoExo-Align."""
+    return System(experiment="mini-vawan", align=align)
+
+
 MINI_TABLES: Mapping[str, MiniTable] = {
     "mini": MiniTable(
         {
@@ -54,6 +59,16 @@ MINI_TABLES: Mapping[str, MiniTable] = {
         },
         compared=_LARGE,
     ),
+    "mini-architectures-vawan": MiniTable(
+        {
+            "Cross-Attn, no pose": _vawan_on("mini-align-cross-attention-nopose"),
+            "Cross-Attn": _vawan_on("mini-align-cross-attention"),
+            "Pixel-NeRF": _vawan_on("mini-align-pixelnerf"),
+            "ST-Transformer, small": _vawan_on("mini-align-s"),
+            _LARGE: _vawan_on(_ALIGN),
+        },
+        compared=_LARGE,
+    ),
     "mini-poses": MiniTable(
         {
             "Time&Pose, 1 view": System(experiment="mini-vawan-gt-time-and-pose-v1"),
@@ -73,7 +88,7 @@ MINI_TABLES: Mapping[str, MiniTable] = {
     ),
 }
 """By what `exo2ego reproduce` calls them: the modules (Tables 1, 2 and 4), exo views (Table 5),
-EgoExo-Align's architectures (Table 3; Choice: frame by frame, without a generator), VAWAN's pose
-conditioning, given the true first frame (Table 6), and what PoseInj's rays are written in (beyond
-the paper). Widths of AC3D's blocks are the paper's 10 and 40 % of Wan's channels, the narrow ones
-of a whole head: 64 of 320."""
+EgoExo-Align's architectures, frame by frame without a generator (section 7) and giving VAWAN its
+first frames (Table 3), VAWAN's pose conditioning, given the true first frame (Table 6), and what
+PoseInj's rays are written in (beyond the paper). Widths of AC3D's blocks are the paper's 10 and
+40 % of Wan's channels, the narrow ones of a whole head: 64 of 320."""
