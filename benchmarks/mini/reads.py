@@ -20,9 +20,9 @@ SIGMAS = (0.3, 0.6, 0.9)
 """Noise levels: the loss is their mean."""
 MOST, BATCH = 104, 26
 """Clips, each of another take, and how many at a time."""
-EXO = ("exo_latents", "exo_latents[0]")
+EXO = "exo_latents"
 _NEITHER = ("ego_latents", "first_frames/")
-"""Beginnings of what is neither exo videos nor rays: what is predicted, and the first frame."""
+"""Beginnings of names: exo videos, and what is neither these nor rays."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def losses_of(run: Path, store: Store, split: str) -> Losses:
                 losses += [stage.held_out(model, batch, level, experiment) for level in levels]
         return torch.cat(losses).mean().item()
 
-    exo = [name for name in reads if name in EXO]
-    rays = [name for name in reads if name not in EXO and not name.startswith(_NEITHER)]
+    exo = [name for name in reads if name.startswith(EXO)]
+    rays = [name for name in reads if not name.startswith((EXO, *_NEITHER))]
     return Losses(split, len(stream.clip_ids), mean(), mean(exo), mean(rays) if rays else None)
 
 

@@ -12,6 +12,14 @@ _FOUR_VIEWS = "VAWAN, 4 views"
 _WIDE = "AC3D, 128 channels, 4 views"
 _MOTION = "rays in the first ego frame"
 _LARGE = "ST-Transformer, large"
+_ARCHITECTURES = {
+    "Cross-Attn, no pose": "mini-align-cross-attention-nopose",
+    "Cross-Attn": "mini-align-cross-attention",
+    "Pixel-NeRF": "mini-align-pixelnerf",
+    "ST-Transformer, small": "mini-align-s",
+    _LARGE: _ALIGN,
+}
+"""Experiments of EgoExo-Align, by the row."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +31,6 @@ class MiniTable:
     """Of these, what the others' scores are taken from, take by take."""
     has_foundation: bool = False
     """Whether the foundation model, given an exo frame, is its first row."""
-
-
-def _vawan_on(align: str) -> System:
-    """VAWAN, trained and sampled with the first frames of this EgoExo-Align."""
-    return System(experiment="mini-vawan", align=align)
 
 
 MINI_TABLES: Mapping[str, MiniTable] = {
@@ -50,23 +53,11 @@ MINI_TABLES: Mapping[str, MiniTable] = {
         compared=_FOUR_VIEWS,
     ),
     "mini-architectures": MiniTable(
-        {
-            "Cross-Attn, no pose": System(experiment="mini-align-cross-attention-nopose"),
-            "Cross-Attn": System(experiment="mini-align-cross-attention"),
-            "Pixel-NeRF": System(experiment="mini-align-pixelnerf"),
-            "ST-Transformer, small": System(experiment="mini-align-s"),
-            _LARGE: System(experiment=_ALIGN),
-        },
+        {row: System(experiment=align) for row, align in _ARCHITECTURES.items()},
         compared=_LARGE,
     ),
     "mini-architectures-vawan": MiniTable(
-        {
-            "Cross-Attn, no pose": _vawan_on("mini-align-cross-attention-nopose"),
-            "Cross-Attn": _vawan_on("mini-align-cross-attention"),
-            "Pixel-NeRF": _vawan_on("mini-align-pixelnerf"),
-            "ST-Transformer, small": _vawan_on("mini-align-s"),
-            _LARGE: _vawan_on(_ALIGN),
-        },
+        {row: System(experiment="mini-vawan", align=of) for row, of in _ARCHITECTURES.items()},
         compared=_LARGE,
     ),
     "mini-poses": MiniTable(
